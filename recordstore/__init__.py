@@ -1,0 +1,68 @@
+"""A persistent store for the records of federated learning.
+
+Flower's in-memory records, and one SQLite file that keeps every round of every run: atomic, verified, fast.
+"""
+
+from recordstore.array import Array
+from recordstore.arrayrecord import ArrayRecord, ParametersRecord
+from recordstore.constants import CHUNK_SIZE, GC_THRESHOLD, SType
+from recordstore.exceptions import (
+    AmbiguousReferenceError,
+    ArrayNotFoundError,
+    CorruptRecordError,
+    ForkError,
+    InvalidTypeError,
+    InvalidValueError,
+    NotARecordStoreError,
+    ReadOnlyStoreError,
+    RecordExistsError,
+    RecordNotFoundError,
+    RecordStoreError,
+    SaveSweptError,
+    SchemaError,
+    SchemaOutdatedError,
+    SchemaTooNewError,
+    StorageFullError,
+    StoreAccessError,
+    StoreBusyError,
+    StoreClosedError,
+)
+from recordstore.info import RecordInfo, RunInfo, Swept
+from recordstore.store import RecordStore
+from recordstore.typeddict import TypedDict
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CHUNK_SIZE",
+    "GC_THRESHOLD",
+    "AmbiguousReferenceError",
+    "Array",
+    "ArrayNotFoundError",
+    "ArrayRecord",
+    "CorruptRecordError",
+    "ForkError",
+    "InvalidTypeError",
+    "InvalidValueError",
+    "NotARecordStoreError",
+    "ParametersRecord",
+    "ReadOnlyStoreError",
+    "RecordExistsError",
+    "RecordInfo",
+    "RecordNotFoundError",
+    "RecordStore",
+    "RecordStoreError",
+    "RunInfo",
+    "SType",
+    "SaveSweptError",
+    "SchemaError",
+    "SchemaOutdatedError",
+    "SchemaTooNewError",
+    "StorageFullError",
+    "StoreAccessError",
+    "StoreBusyError",
+    "StoreClosedError",
+    "Swept",
+    "TypedDict",
+    "__version__",
+]

@@ -1,0 +1,130 @@
+"""The queries on blobs and chunks; like all repositories, this one never commits."""
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import bindparam, exists, func, insert, select, update
+from sqlalchemy.orm import Session
+
+from recordstore.orm import DAMAGED, DEAD, READY, WRITING, ArrayRow, BlobRow, ChunkRow
+
+
+def literal(value: str) -> Any:
+    """Return a text as part of the SQL: SQLite uses a partial index only where the query spells its condition out."""
+    return bindparam(None, value, literal_execute=True)
+
+
+NO_SYNC = {"synchronize_session": False}
+"""Execution options of bulk statements in sessions that hold no object they could concern."""
+
+
+class StoredChunk(NamedTuple):
+    """One chunk as it lies in the database."""
+
+    blob_id: int
+    seq: int
+    digest: bytes
+    data: bytes
+
+
+class BlobRepository:
+    """Blobs and their chunks, within the transaction of a session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def known_heads(self, heads: Collection[tuple[int, bytes]]) -> set[tuple[int, bytes]]:
+        """Return those of the given lengths and first chunk digests that a readable blob has."""
+        found = self._session.execute(
+            select(BlobRow.nbytes, BlobRow.head).where(
+                BlobRow.nbytes.in_({nbytes for nbytes, _ in heads}),
+                BlobRow.head.in_({head for _, head in heads}),
+                BlobRow.state == literal(READY),
+            )
+        )
+        return {(nbytes, head) for nbytes, head in found}
+
+    def ready(self, digests: Collection[bytes]) -> dict[bytes, int]:
+        """Return the ids of the readable blobs with these digests."""
+        if not digests:
+            return {}
+        found = self._session.execute(
+            select(BlobRow.digest, BlobRow.id).where(BlobRow.digest.in_(digests), BlobRow.state == literal(READY))
+        )
+        return {digest: id_ for digest, id_ in found if digest is not None}
+
+    def add(self, blobs: Sequence[tuple[int, bytes, bytes | None]]) -> Sequence[int]:
+        """Insert blobs of a length, head and digest, and return their ids in order.
+
+        One whose digest is not known yet is ``writing``; the others are ``ready``: their chunks come with them.
+        """
+        if not blobs:
+            return []
+        rows = [
+            {"state": READY if digest else WRITING, "nbytes": nbytes, "head": head, "digest": digest}
+            for nbytes, head, digest in blobs
+        ]
+        return self._session.scalars(insert(BlobRow).returning(BlobRow.id, sort_by_parameter_order=True), rows).all()
+
+    def add_chunks(self, chunks: Sequence[tuple[int, int, bytes, memoryview]]) -> None:
+        """Insert chunks given as blob id, sequence number, digest and bytes."""
+        rows = [
+            {"blob_id": blob_id, "seq": seq, "nbytes": len(data), "digest": digest, "data": data}
+            for blob_id, seq, digest, data in chunks
+        ]
+        if not rows:
+            return
+        # Core, not the ORM: an ORM insert asks for the ids back, which holds a copy of each row.
+        self._session.connection().execute(insert(ChunkRow.__table__), rows)  # type: ignore[arg-type]
+
+    def make_ready(self, blob_id: int, digest: bytes) -> None:
+        """Let other arrays share a blob, all of whose chunks are there."""
+        self._session.execute(update(BlobRow).where(BlobRow.id == blob_id).values(state=READY, digest=digest))
+
+    def kill(self, blob_id: int) -> None:
+        """Give up a blob that an equal one replaces; the sweep removes its chunks."""
+        self._session.execute(update(BlobRow).where(BlobRow.id == blob_id).values(state=DEAD, digest=None))
+
+    def mark_damaged(self, blob_id: int) -> None:
+        """Keep later saves from sharing a blob whose bytes are not those that were saved."""
+        self._session.execute(
+            update(BlobRow).where(BlobRow.id == blob_id, BlobRow.state == literal(READY)).values(state=DAMAGED)
+        )
+
+    def kill_orphans(self, blob_ids: Collection[int]) -> None:
+        """Mark those of the blobs as dead that no array points at any more."""
+        used = exists().where(ArrayRow.blob_id == BlobRow.id)
+        self._session.execute(
+            update(BlobRow).where(BlobRow.id.in_(blob_ids), ~used).values(state=DEAD), execution_options=NO_SYNC
+        )
+
+    def orphans(self, limit: int) -> Sequence[int]:
+        """Return ids of blobs that are not dead though no array points at them."""
+        used = exists().where(ArrayRow.blob_id == BlobRow.id)
+        return self._session.scalars(select(BlobRow.id).where(BlobRow.state != literal(DEAD), ~used).limit(limit)).all()
+
+    def sizes(self, blob_ids: Collection[int]) -> dict[int, tuple[int, int]]:
+        """Return the number of chunks of blobs, and the bytes they really hold.
+
+        ``length`` of a blob column reads the head of the row, not the value.
+        """
+        found = self._session.execute(
+            select(ChunkRow.blob_id, func.count(), func.sum(func.length(ChunkRow.data)))
+            .where(ChunkRow.blob_id.in_(blob_ids))
+            .group_by(ChunkRow.blob_id)
+        )
+        return {blob_id: (count, nbytes) for blob_id, count, nbytes in found}
+
+    def chunks(self, blob_ids: Collection[int], first: int, last: int) -> Iterator[StoredChunk]:
+        """Yield the chunks ``first`` to ``last - 1`` of blobs, in order, one row in memory at a time.
+
+        Many rows of a megabyte at once are three to four times slower: each needs fresh memory.
+        """
+        rows = self._session.execute(
+            select(ChunkRow.blob_id, ChunkRow.seq, ChunkRow.digest, ChunkRow.data)
+            .where(ChunkRow.blob_id.in_(blob_ids), ChunkRow.seq >= first, ChunkRow.seq < last)
+            .order_by(ChunkRow.blob_id, ChunkRow.seq),
+            execution_options={"yield_per": 1},
+        )
+        for row in rows:
+            yield StoredChunk(*row)

@@ -1,0 +1,36 @@
+"""The fixed numbers and names that the rest of the package shares."""
+
+from typing import Self
+
+GC_THRESHOLD = 200_000_000
+"""Bytes released by a ``keep_input=False`` call after which ``gc.collect()`` runs, as in Flower."""
+
+CHUNK_SIZE = 960 * 1024
+"""Bytes in one chunk row, the last chunk of a blob excepted.
+
+Part of the file format: the digest of a blob depends on it. It stays under the 1 MB that distributed SQL
+engines advise for a value and is a multiple of the size of every dtype.
+"""
+
+BATCH_BYTES = 32 * 1024 * 1024
+"""Bytes of chunks that one write transaction inserts or deletes at most."""
+
+BATCH_ROWS = 5_000
+"""Rows that one write transaction inserts or deletes at most."""
+
+RING_CHUNKS = 16
+"""Chunks of mutable input (ndarrays, tensors) that exist as copies at any one time during a save."""
+
+
+class SType:
+    """Serialization types of an :class:`~recordstore.Array`; a namespace that cannot be instantiated."""
+
+    NUMPY = "numpy.ndarray"
+    """The bytes that ``numpy.save`` writes."""
+
+    TORCH = "torch.Tensor"
+    """Raw contiguous little-endian bytes of a tensor whose dtype NumPy lacks."""
+
+    def __new__(cls) -> Self:
+        """Refuse to make an instance."""
+        raise TypeError(f"{cls.__name__} cannot be instantiated.")

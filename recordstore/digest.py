@@ -1,0 +1,54 @@
+"""The digests of chunks, blobs, arrays and records: BLAKE3-256, specified byte by byte in ``docs/format.md``.
+
+BLAKE3's key-derivation mode gives each level a domain of its own, so that no blob can pass for a record or the other
+way round (https://github.com/BLAKE3-team/BLAKE3-specs, section 2.3). Every variable part follows its length, which
+makes each encoding injective.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+
+from blake3 import blake3
+
+DIGEST_SIZE = 32
+_BLOB = "recordstore schema 1 blob"
+_ARRAY = "recordstore schema 1 array"
+_RECORD = "recordstore schema 1 record"
+
+
+def _u64(number: int) -> bytes:
+    return number.to_bytes(8, "little")
+
+
+def shape_json(shape: Sequence[int]) -> str:
+    """Return the canonical text of a shape, as stored and as hashed: ``[2,3]``."""
+    return json.dumps(list(shape), separators=(",", ":"))
+
+
+def chunk_digest(data: bytes | memoryview) -> bytes:
+    """Return the digest of a chunk: plain BLAKE3 of its bytes."""
+    return blake3(data).digest()
+
+
+EMPTY_DIGEST = chunk_digest(b"")
+"""``head`` of a blob without chunks."""
+
+
+def blob_digest(nbytes: int, chunks: Iterable[bytes]) -> bytes:
+    """Return the digest of a blob from its length in bytes and the digests of its chunks, in order."""
+    return blake3(_u64(nbytes) + b"".join(chunks), derive_key_context=_BLOB).digest()
+
+
+def array_digest(position: int, texts: tuple[str, str, str, str], blob: bytes) -> bytes:
+    """Return the digest of one array of a record.
+
+    ``texts`` are its name, dtype, shape (as :func:`shape_json` writes it) and stype; ``blob`` is that of its bytes.
+    """
+    fields = [text.encode() for text in texts]
+    parts = [_u64(position), *(_u64(len(field)) + field for field in fields), blob]
+    return blake3(b"".join(parts), derive_key_context=_ARRAY).digest()
+
+
+def record_digest(arrays: Sequence[bytes]) -> bytes:
+    """Return the digest of a record from the digests of its arrays, in the order of their positions."""
+    return blake3(_u64(len(arrays)) + b"".join(arrays), derive_key_context=_RECORD).digest()

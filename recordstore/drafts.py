@@ -1,0 +1,151 @@
+"""The queries that write records: drafts, which no reader sees, and how they are published, hidden and tagged."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.orm import Session
+
+from recordstore.exceptions import RecordExistsError, SaveSweptError
+from recordstore.orm import DELETING, READY, WRITING, ArrayRow, BlobRow, MetricRow, RecordRow, TagRow
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a record is saved under, checked."""
+
+    run: str | None = None
+    round: int | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    metadata: Any = None
+    tags: tuple[str, ...] = ()
+    overwrite: bool = False
+
+
+class DraftRepository:
+    """Records on their way in and out, within the transaction of a session, which it never commits."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def namesake(self, draft: Draft) -> int | None:
+        """Return the id of the record that has the run and the round of a draft.
+
+        Raises
+        ------
+        RecordExistsError
+            There is one, and the draft may not overwrite it.
+        """
+        if draft.round is None:
+            return None
+        found = self._session.scalar(
+            select(RecordRow.id).where(RecordRow.run == draft.run, RecordRow.round == draft.round)
+        )
+        if found is not None and not draft.overwrite:
+            raise RecordExistsError(
+                f"run {draft.run!r} has a record of round {draft.round} already (id {found}); "
+                "pass overwrite=True to replace it"
+            )
+        return found
+
+    def begin(self, draft: Draft, writer: str) -> int:
+        """Insert a record that nobody sees yet, and return its id."""
+        now = datetime.now(UTC)
+        row = RecordRow(state=WRITING, created_at=now, touched_at=now, writer=writer, metadata_=draft.metadata)
+        self._session.add(row)
+        self._session.flush()
+        return row.id
+
+    def touch(self, record_id: int, writer: str) -> None:
+        """Show that the writer of a draft lives.
+
+        Raises
+        ------
+        SaveSweptError
+            The draft is gone.
+        """
+        self._update_draft(record_id, writer, touched_at=datetime.now(UTC))
+
+    def add_arrays(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Insert rows of the table ``array``."""
+        if rows:
+            self._session.connection().execute(insert(ArrayRow.__table__), rows)  # type: ignore[arg-type]
+
+    def repoint(self, record_id: int, position: int, blob_id: int) -> None:
+        """Let an array share an equal blob in place of its own."""
+        self._session.execute(
+            update(ArrayRow)
+            .where(ArrayRow.record_id == record_id, ArrayRow.position == position)
+            .values(blob_id=blob_id)
+        )
+
+    def blob_digests(self, record_id: int) -> Sequence[bytes | None]:
+        """Return the digests of the readable blobs of a record, in the order of its arrays."""
+        return self._session.scalars(
+            select(BlobRow.digest)
+            .join(ArrayRow, ArrayRow.blob_id == BlobRow.id)
+            .where(ArrayRow.record_id == record_id, BlobRow.state == READY)
+            .order_by(ArrayRow.position)
+        ).all()
+
+    def publish(self, record_id: int, writer: str, draft: Draft, **content: Any) -> None:
+        """Make a draft visible, in place of its namesake if there is one, whose tags it takes over.
+
+        ``content`` are its ``array_count``, ``nbytes`` and ``digest``.
+        """
+        replaced = self.namesake(draft)
+        if replaced is not None:
+            self._session.execute(update(TagRow).where(TagRow.record_id == replaced).values(record_id=record_id))
+            self.hide(replaced)
+        self._update_draft(
+            record_id, writer, state=READY, touched_at=datetime.now(UTC), run=draft.run, round=draft.round, **content
+        )
+        if draft.metrics:
+            rows = [{"record_id": record_id, "name": name, "value": value} for name, value in draft.metrics.items()]
+            self._session.execute(insert(MetricRow), rows)
+        for tag in draft.tags:
+            self.set_tag(record_id, draft.run, tag)
+
+    def hide(self, record_id: int) -> None:
+        """Take a record from all readers; the sweep removes it."""
+        self._session.execute(delete(TagRow).where(TagRow.record_id == record_id))
+        self._session.execute(
+            update(RecordRow).where(RecordRow.id == record_id).values(state=DELETING, run=None, round=None)
+        )
+
+    def abandon(self, record_id: int, writer: str) -> None:
+        """Leave a draft, if it still is one, to the sweep."""
+        self._session.execute(
+            update(RecordRow)
+            .where(RecordRow.id == record_id, RecordRow.writer == writer, RecordRow.state == WRITING)
+            .values(state=DELETING)
+        )
+
+    def set_tag(self, record_id: int, run: str | None, tag: str) -> None:
+        """Give a tag of a run to a record; another record loses it."""
+        self._session.merge(TagRow(run=run or "", name=tag, record_id=record_id))
+        self._session.flush()
+
+    def remove_tag(self, record_id: int, run: str | None, tag: str) -> bool:
+        """Take a tag from a record, and return whether it had it."""
+        found = self._session.scalar(
+            select(TagRow).where(TagRow.run == (run or ""), TagRow.name == tag, TagRow.record_id == record_id)
+        )
+        if found is not None:
+            self._session.delete(found)
+        return found is not None
+
+    def _update_draft(self, record_id: int, writer: str, **values: Any) -> None:
+        touched = self._session.scalars(
+            update(RecordRow)
+            .where(RecordRow.id == record_id, RecordRow.writer == writer, RecordRow.state == WRITING)
+            .values(**values)
+            .returning(RecordRow.id)
+        ).all()
+        if not touched:
+            raise SaveSweptError(
+                f"the unfinished record {record_id} was swept by gc() as left over; nothing was saved and the input is "
+                "intact: save it again, and call gc() with a grace longer than a save can pause"
+            )

@@ -1,0 +1,68 @@
+"""What the database reports, said in the words of :mod:`recordstore.exceptions`."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
+
+from recordstore.exceptions import (
+    CorruptRecordError,
+    NotARecordStoreError,
+    ReadOnlyStoreError,
+    RecordStoreError,
+    StorageFullError,
+    StoreAccessError,
+    StoreBusyError,
+)
+
+# Primary result codes, https://www.sqlite.org/rescode.html
+BUSY = sqlite3.SQLITE_BUSY
+DAMAGED_FILE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+LOST_FILE = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH)
+
+_WORDS: dict[int, tuple[type[RecordStoreError], str]] = {
+    BUSY: (
+        StoreBusyError,
+        "locked by another reader or writer for too long; try again, or open the store with a larger timeout=",
+    ),
+    sqlite3.SQLITE_FULL: (StorageFullError, "no room left to write; free some space and try again"),
+    sqlite3.SQLITE_READONLY: (ReadOnlyStoreError, "cannot be written to: it is opened or stored read-only"),
+    **dict.fromkeys(DAMAGED_FILE, (CorruptRecordError, "the file is damaged; restore it from a backup")),
+    **dict.fromkeys(LOST_FILE, (StoreAccessError, "cannot be opened, read or written")),
+}
+
+
+def result_code(error: BaseException) -> int:
+    """Return SQLite's primary result code of an error, 0 if it has none."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code & 0xFF if isinstance(code, int) else 0
+
+
+@contextmanager
+def translated(target: str, *, opening: bool = False) -> Iterator[None]:
+    """Let no exception of SQLAlchemy or sqlite3 out of the block.
+
+    Parameters
+    ----------
+    target
+        How messages call the database; it must hold no secret.
+    opening
+        Whether the database is being opened: damage then concerns the file, later a record.
+    """
+    try:
+        yield
+    except StatementError as error:  # its subclass DBAPIError has the driver's error
+        error.params = None  # may hold the bytes of arrays
+        cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+        raise _translate(cause, target, opening=opening) from error
+    except (SQLAlchemyError, sqlite3.Error) as error:
+        raise _translate(error, target, opening=opening) from error
+
+
+def _translate(error: BaseException, target: str, *, opening: bool) -> RecordStoreError:
+    code = result_code(error)
+    kind, text = _WORDS.get(code, (RecordStoreError, "the database refused the call"))
+    if code in DAMAGED_FILE and opening:
+        kind, text = NotARecordStoreError, "this is no record store, or a truncated or damaged one"
+    return kind(f"{target}: {text} ({error})")

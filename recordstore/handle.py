@@ -1,0 +1,160 @@
+"""An open store: what it is opened on, what it shares between its calls, and when it may be used."""
+
+import os
+import sqlite3
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from sqlalchemy import URL
+
+from recordstore import schema
+from recordstore.engine import Database
+from recordstore.exceptions import (
+    ForkError,
+    InvalidTypeError,
+    InvalidValueError,
+    ReadOnlyStoreError,
+    RecordStoreError,
+    StoreAccessError,
+    StoreClosedError,
+)
+from recordstore.hashing import HashPool
+from recordstore.sweep import sweep
+from recordstore.target import Target, parse_target
+
+MAX_TIMEOUT = 1e6
+
+DEFAULT_GRACE = 600.0
+"""Seconds after which an unfinished save that shows no sign of life is swept."""
+
+SHARE_STEPS = 4
+"""Transactions of at most 32 MiB that opening, or a save that left something behind, spends on sweeping."""
+
+MIN_SQLITE = (3, 35, 0)
+"""The first version with ``RETURNING``."""
+
+WAL_FIXES = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
+"""Versions that mend the loss of committed data when a WAL file is reset, https://www.sqlite.org/wal.html#walresetbug"""
+
+
+class StoreHandle:
+    """Opening, closing, and the checks that every call begins with."""
+
+    def __init__(
+        self,
+        target: str | os.PathLike[str] | URL,
+        *,
+        upgrade: bool = False,
+        read_only: bool = False,
+        journal_mode: Literal["truncate", "wal"] | None = None,
+        timeout: float = 30.0,
+    ) -> None:
+        self._closed = True  # until everything below has succeeded
+        self._pid = os.getpid()
+        where = parse_target(target)
+        _check_options(where, upgrade=upgrade, read_only=read_only, journal_mode=journal_mode, timeout=timeout)
+        where.ensure_file(read_only=read_only)
+        schema.refuse_foreign(where)
+        self._database = Database(where, read_only=read_only, timeout=timeout)
+        self._pool = HashPool()
+        try:
+            schema.prepare(self._database, upgrade=upgrade)
+            if journal_mode is not None and where.path is not None:
+                self._database.convert_journal(journal_mode)
+            if not read_only:
+                self._sweep_share(SHARE_STEPS)
+        except BaseException:
+            self._database.close()
+            raise
+        self._closed = False
+
+    def close(self) -> None:
+        """Close the store; closing it again does nothing.
+
+        Raises
+        ------
+        ForkError
+            The store was opened by another process.
+        """
+        self._check_process()
+        if not self._closed:
+            self._closed = True
+            self._pool.close()
+            self._database.close()
+
+    def __enter__(self) -> Self:
+        self._check_usable()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if os.getpid() == self._pid:  # a forked child that leaves the block has nothing to close
+            self.close()
+
+    def __repr__(self) -> str:
+        database = getattr(self, "_database", None)
+        state = ", closed" if self._closed else ""
+        return f"<{type(self).__name__} {str(database.target) if database else 'unopened'!r}{state}>"
+
+    def __reduce__(self) -> Any:
+        raise InvalidTypeError(
+            "a RecordStore cannot be pickled or copied: hand its path to the other process and open it there"
+        )
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise ForkError(f"{self!r} was opened before a fork; open the file again in the child process")
+
+    def _check_usable(self) -> None:
+        self._check_process()
+        if self._closed:
+            raise StoreClosedError(f"{self!r} cannot be used any more; open the file again")
+
+    def _check_writable(self) -> None:
+        self._check_usable()
+        if self._database.read_only:
+            raise ReadOnlyStoreError(f"{self!r} was opened with read_only=True; open it again without")
+
+    def _sweep_share(self, steps: int) -> None:
+        """Remove some leftovers, unless others are writing: they will do it."""
+        try:
+            sweep(self._database, grace=DEFAULT_GRACE, steps=steps, wait=0.0)
+        except RecordStoreError:
+            return
+
+
+def _check_options(
+    target: Target, *, upgrade: object, read_only: object, journal_mode: object, timeout: object
+) -> None:
+    for name, value in (("upgrade", upgrade), ("read_only", read_only)):
+        if not isinstance(value, bool):
+            raise InvalidTypeError(f"{name} must be a bool, not {type(value).__name__}")
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise InvalidTypeError(f"timeout must be a number of seconds, not {type(timeout).__name__}")
+    if not 0 <= timeout < MAX_TIMEOUT:
+        raise InvalidValueError(f"timeout must be between 0 and {MAX_TIMEOUT:.0f} seconds, not {timeout}")
+    if target.path is None and read_only:
+        raise InvalidValueError("read_only=True makes no sense for ':memory:', which is always created empty")
+    if sqlite3.sqlite_version_info < MIN_SQLITE:
+        raise StoreAccessError(f"SQLite {sqlite3.sqlite_version} is too old; recordstore needs 3.35 or newer")
+    if journal_mode is not None:
+        _check_journal_mode(target, journal_mode, read_only=bool(read_only))
+
+
+def _check_journal_mode(target: Target, mode: object, *, read_only: bool) -> None:
+    if mode not in {"truncate", "wal"}:
+        raise InvalidValueError(f"journal_mode must be 'truncate', 'wal' or None, not {mode!r:.80}")
+    if read_only or target.path is None:
+        raise InvalidValueError("journal_mode converts a file: it needs one, opened without read_only=True")
+    if mode == "wal" and not wal_is_safe(sqlite3.sqlite_version_info):
+        raise InvalidValueError(
+            f"SQLite {sqlite3.sqlite_version} can lose committed data in WAL mode (fixed in 3.51.3, 3.50.7 and "
+            "3.44.6); leave journal_mode out, or use a Python with a newer SQLite"
+        )
+
+
+def wal_is_safe(version: tuple[int, ...]) -> bool:
+    """Return whether a version of SQLite can reset a WAL file without losing data."""
+    newest, *branches = WAL_FIXES
+    return version >= newest or any(version[:2] == fix[:2] and version >= fix for fix in branches)

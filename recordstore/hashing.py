@@ -1,0 +1,67 @@
+"""Threads that hash, and copy, while the thread of the caller talks to the database."""
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+from recordstore import constants
+from recordstore.digest import chunk_digest
+from recordstore.sources import Source
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+INLINE_BYTES = 64 * 1024
+"""Work of fewer bytes is done at once: BLAKE3 needs 15 µs for it, handing it to a thread costs as much."""
+
+
+class HashPool:
+    """A few threads, started with the first large piece of work; BLAKE3 and large copies release the GIL."""
+
+    def __init__(self) -> None:
+        self._executor: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
+
+    def submit(self, nbytes: int, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
+        """Call ``function``, which works on ``nbytes`` bytes, now or in a thread."""
+        if nbytes >= INLINE_BYTES:
+            return self._threads().submit(function, *args, **kwargs)
+        future: Future[_T] = Future()
+        future.set_result(function(*args, **kwargs))
+        return future
+
+    def close(self) -> None:
+        """Finish the work that was handed in and end the threads."""
+        with self._lock:
+            executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.shutdown()
+
+    def _threads(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._executor is None:
+                workers = min(4, os.cpu_count() or 1)
+                self._executor = ThreadPoolExecutor(workers, thread_name_prefix="recordstore-hash")
+            return self._executor
+
+
+def copy_and_hash(source: Source, start: int, into: memoryview) -> bytes:
+    """Copy a chunk and return the digest of the copy, whatever happens to the original meanwhile."""
+    source.copy(start, into)
+    return chunk_digest(into)
+
+
+def hash_chunks(source: Source, first: int, last: int) -> list[bytes]:
+    """Return the digests of the chunks ``first`` to ``last - 1`` of a source."""
+    size = constants.CHUNK_SIZE
+    scratch = None if source.stable else bytearray(size)
+    digests = []
+    for start in range(first * size, min(last * size, source.nbytes), size):
+        stop = min(start + size, source.nbytes)
+        if scratch is None:
+            digests.append(chunk_digest(source.view(start, stop)))
+        else:
+            digests.append(copy_and_hash(source, start, memoryview(scratch)[: stop - start]))
+    return digests

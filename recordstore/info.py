@@ -1,0 +1,59 @@
+"""What a store tells about its records and runs without reading an array."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
+
+
+@dataclass(frozen=True)
+class RecordInfo:
+    """A record without its arrays.
+
+    Attributes
+    ----------
+    id
+        Number of the record, never used again for another one.
+    run, round
+        What it was saved under, or None.
+    created_at
+        When the save began, in UTC.
+    metrics
+        Names and values, as floats.
+    metadata
+        What was given to ``save``.
+    tags
+        Sorted names that lead to this record.
+    names
+        Names of the arrays, in their order.
+    nbytes
+        Sum of the serialized arrays in bytes; arrays that share their bytes count each.
+    digest
+        BLAKE3-256 of names, types, shapes and bytes, as 64 hexadecimal digits: equal for equal records.
+    """
+
+    id: int
+    run: str | None
+    round: int | None
+    created_at: datetime
+    metrics: dict[str, float] = field(hash=False)
+    metadata: Any = field(hash=False)
+    tags: tuple[str, ...]
+    names: tuple[str, ...] = field(repr=False)
+    nbytes: int
+    digest: str
+
+
+class RunInfo(NamedTuple):
+    """A run: its name, how many records it has, and its highest round (None if its records have no rounds)."""
+
+    run: str
+    records: int
+    last_round: int | None
+
+
+class Swept(NamedTuple):
+    """What ``gc`` removed: records and drafts, blobs (distinct array contents), and bytes of chunks."""
+
+    records: int
+    blobs: int
+    nbytes: int

@@ -1,0 +1,198 @@
+"""The kinds of input that ``save`` takes, as one sequence of entries, and how they are emptied after the commit."""
+
+import gc
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+import numpy as np
+
+from recordstore import tensor
+from recordstore.constants import GC_THRESHOLD, SType
+from recordstore.digest import shape_json
+from recordstore.exceptions import InvalidTypeError, InvalidValueError
+from recordstore.sources import BytesSource, Source, array_source, raw_tensor_source
+from recordstore.validation import MAX_TYPE_BYTES, check_text
+
+_ARRAY_FIELDS = ("dtype", "shape", "stype", "data")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One array on its way into the store; ``shape`` is JSON text."""
+
+    name: str
+    dtype: str
+    shape: str
+    stype: str
+    source: Source
+
+
+class Input:
+    """What a caller gave to ``save``.
+
+    Attributes
+    ----------
+    lazy
+        Whether the entries come from an iterator, which may make each array only when it is asked for it.
+    """
+
+    def __init__(self, record: object, *, keep: bool) -> None:
+        self._record = record
+        self._keep = keep
+        self._pairs: Iterable[tuple[str, Any]]
+        self.lazy = False
+        if isinstance(record, list):
+            self._pairs = _from_list(record)
+        elif hasattr(record, "items"):
+            self._pairs = self._from_mapping(record)
+        elif _may_yield_pairs(record):
+            self._pairs, self.lazy = record, True
+        else:
+            raise _wrong_record(record)
+        if not self.lazy:
+            for name, value in self._pairs:
+                _check_value(_check_name(name), value)
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield the entries in order, each made when it is asked for."""
+        seen = set()
+        for pair in self._pairs:
+            name, value = _check_pair(pair) if self.lazy else pair
+            if name in seen:
+                raise InvalidValueError(f"the name {name!r} comes twice; names within a record are unique")
+            seen.add(name)
+            _check_value(name, value)
+            yield _entry(name, value)
+            del pair, value  # a lazy input makes the next array only now: do not hold two
+
+    def release(self, sizes: dict[str, int]) -> None:
+        """Empty the caller's container, entry by entry, collecting garbage as Flower does.
+
+        ``sizes`` are the serialized bytes of the entries that were saved; what came later is not touched.
+        """
+        if self._keep:
+            return
+        self._pairs = ()
+        remove = self._remover()
+        released = 0
+        for index, (name, size) in enumerate(sizes.items()):
+            remove(index, name)
+            released += size
+            if released > GC_THRESHOLD:
+                gc.collect()
+                released = 0
+        if isinstance(self._record, list):
+            self._record.clear()
+        gc.collect()
+
+    def _remover(self) -> Callable[[int, str], object]:
+        record = self._record
+        if isinstance(record, list):
+            return lambda index, _: record.__setitem__(index, None)
+        if isinstance(record, MutableMapping):
+            return lambda _, name: record.pop(name, None)
+        return lambda *_: None
+
+    def _from_mapping(self, record: Any) -> list[tuple[str, Any]]:
+        if not self._keep and not isinstance(record, MutableMapping):
+            raise InvalidTypeError(f"keep_input=False has to empty its input, which a {type(record).__name__} forbids")
+        return list(record.items())
+
+
+def _from_list(record: list[Any]) -> list[tuple[str, Any]]:
+    if record and isinstance(record[0], tuple):
+        return [_check_pair(pair) for pair in record]
+    return [(str(index), _require_ndarray(index, value)) for index, value in enumerate(record)]
+
+
+def _may_yield_pairs(record: object) -> TypeGuard[Iterable[Any]]:
+    return (
+        isinstance(record, Iterable)
+        and not isinstance(record, (str, bytes, np.ndarray))
+        and not tensor.is_tensor(record)
+        and not _is_model(record)
+    )
+
+
+def _is_model(record: object) -> bool:
+    return hasattr(record, "state_dict")
+
+
+def _wrong_record(record: object) -> InvalidTypeError:
+    if _is_model(record):
+        return InvalidTypeError(f"save takes no {type(record).__name__}; save its state_dict() instead")
+    return InvalidTypeError(
+        "record must be an ArrayRecord, a mapping of arrays or tensors, a list of ndarrays or an iterable of "
+        f"(name, array) pairs, not {type(record).__name__}"
+    )
+
+
+def _require_ndarray(index: int, value: object) -> object:
+    if not isinstance(value, np.ndarray):
+        raise InvalidTypeError(f"element {index} of the list must be a numpy.ndarray, not {type(value).__name__}")
+    return value
+
+
+def _check_pair(pair: object) -> tuple[str, Any]:
+    if not isinstance(pair, tuple) or len(pair) != 2:
+        raise InvalidTypeError(f"an iterable of (name, array) pairs is needed; it yielded {type(pair).__name__}")
+    return _check_name(pair[0]), pair[1]
+
+
+def _check_name(name: object) -> str:
+    return check_text("the name of an array", name)
+
+
+def _check_value(name: str, value: Any) -> None:
+    """Raise for a value that cannot be stored, before anything is written."""
+    if isinstance(value, np.ndarray):
+        if value.dtype.hasobject:
+            raise InvalidValueError(f"array {name!r} holds Python objects, which cannot be stored as bytes")
+    elif tensor.is_tensor(value):
+        _check_tensor(name, value)
+    elif all(hasattr(value, field) for field in _ARRAY_FIELDS):
+        _check_array(name, value)
+    else:
+        raise InvalidTypeError(f"{name!r} must be an Array, ndarray or tensor, not {type(value).__name__}")
+
+
+def _check_tensor(name: str, value: Any) -> None:
+    flaws = {
+        "a sparse layout (use to_dense())": str(value.layout) != "torch.strided",
+        "quantized values (use dequantize())": value.is_quantized,
+        "no data (it is on the meta device)": value.is_meta,
+        "a lazy conjugate (use resolve_conj())": value.is_conj(),
+        "a lazy negation (use resolve_neg())": value.is_neg(),
+        "a dtype that cannot be stored": str(value.dtype) == "torch.complex32",
+    }
+    for flaw, present in flaws.items():
+        if present:
+            raise InvalidTypeError(f"tensor {name!r} has {flaw}")
+
+
+def _check_array(name: str, value: Any) -> None:
+    if not isinstance(value.data, bytes):
+        raise InvalidTypeError(f"the data of array {name!r} must be bytes, not {type(value.data).__name__}")
+    check_text(f"the dtype of array {name!r}", value.dtype, limit=MAX_TYPE_BYTES)
+    check_text(f"the stype of array {name!r}", value.stype, limit=MAX_TYPE_BYTES)
+    if not isinstance(value.shape, (list, tuple)) or not all(isinstance(length, int) for length in value.shape):
+        raise InvalidTypeError(f"the shape of array {name!r} must be a list of int, not {value.shape!r:.80}")
+
+
+def _entry(name: str, value: Any) -> Entry:
+    if isinstance(value, np.ndarray):
+        return Entry(name, str(value.dtype), shape_json(value.shape), SType.NUMPY, array_source(value))
+    if tensor.is_tensor(value):
+        return _tensor_entry(name, value)
+    return Entry(name, str(value.dtype), shape_json(value.shape), str(value.stype), BytesSource(value.data))
+
+
+def _tensor_entry(name: str, value: Any) -> Entry:
+    dtype = tensor.raw_dtype(value)
+    try:
+        if dtype is None:
+            return _entry(name, tensor.to_numpy(value))
+        return Entry(name, dtype, shape_json(value.shape), SType.TORCH, raw_tensor_source(value))
+    except (TypeError, RuntimeError) as error:
+        raise InvalidTypeError(f"tensor {name!r} cannot be stored: {error}") from error

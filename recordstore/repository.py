@@ -1,0 +1,192 @@
+"""The queries on records, their arrays, metrics and tags. A repository never commits: its session's owner does."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from sqlalchemy import Executable, func, select
+from sqlalchemy.orm import Session
+
+from recordstore.exceptions import AmbiguousReferenceError, RecordNotFoundError
+from recordstore.info import RecordInfo, RunInfo
+from recordstore.orm import READY, ArrayRow, BlobRow, MetricRow, RecordRow, TagRow
+from recordstore.refs import ById, ByRound, ByTag, Latest, Ref
+
+_READY = select(RecordRow).where(RecordRow.state == READY)
+
+
+class StoredArrayRow(NamedTuple):
+    """An array of a record, with its blob, as the database tells of it."""
+
+    position: int
+    name: str
+    dtype: str
+    shape: str
+    stype: str
+    nbytes: int
+    blob_id: int
+    blob_digest: bytes | None
+    blob_nbytes: int
+
+
+class RecordRepository:
+    """Records, within the transaction of a session. Reading methods see published records only."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def find(self, ref: Ref) -> RecordRow:
+        """Return the record that a reference leads to.
+
+        Raises
+        ------
+        RecordNotFoundError
+            There is none.
+        AmbiguousReferenceError
+            A bare tag leads to records of several runs.
+        """
+        row = self._search(ref)
+        if row is None:
+            raise RecordNotFoundError(_not_found(ref))
+        return row
+
+    def latest(self, run: str | None) -> RecordRow | None:
+        """Return the newest record, or that of the highest round of a run."""
+        if run is None:
+            return self._session.scalar(_READY.order_by(RecordRow.id.desc()).limit(1))
+        newest = (RecordRow.round.desc().nulls_last(), RecordRow.id.desc())
+        return self._session.scalar(_READY.where(RecordRow.run == run).order_by(*newest).limit(1))
+
+    def best(self, metric: str, *, maximum: bool, run: str | None) -> RecordRow | None:
+        """Return the record with the highest or lowest value of a metric, the oldest of several; NaN is never it."""
+        value = MetricRow.value.desc() if maximum else MetricRow.value.asc()
+        query = _READY.join(MetricRow, MetricRow.record_id == RecordRow.id).where(
+            MetricRow.name == metric, MetricRow.value.is_not(None)
+        )
+        if run is not None:
+            query = query.where(RecordRow.run == run)
+        return self._session.scalar(query.order_by(value, RecordRow.id).limit(1))
+
+    def page(self, run: str | None, *, after: int | None, newest_first: bool, limit: int) -> Sequence[RecordRow]:
+        """Return the next records in the order of their ids, or the reverse."""
+        query = _READY.order_by(RecordRow.id.desc() if newest_first else RecordRow.id).limit(limit)
+        if run is not None:
+            query = query.where(RecordRow.run == run)
+        if after is not None:
+            query = query.where(RecordRow.id < after if newest_first else RecordRow.id > after)
+        return self._session.scalars(query).all()
+
+    def runs(self) -> list[RunInfo]:
+        """Return the runs by name."""
+        rows = self._session.execute(
+            select(RecordRow.run, func.count(), func.max(RecordRow.round))
+            .where(RecordRow.state == READY, RecordRow.run.is_not(None))
+            .group_by(RecordRow.run)
+            .order_by(RecordRow.run)
+        )
+        return [RunInfo(run, count, last) for run, count, last in rows if run is not None]
+
+    def count(self) -> int:
+        """Return the number of records."""
+        return self._session.scalar(select(func.count()).select_from(RecordRow).where(RecordRow.state == READY)) or 0
+
+    def infos(self, rows: Sequence[RecordRow]) -> list[RecordInfo]:
+        """Return what is known of records, with three queries however many they are."""
+        ids = [row.id for row in rows]
+        names = self._grouped(
+            select(ArrayRow.record_id, ArrayRow.name)
+            .where(ArrayRow.record_id.in_(ids))
+            .order_by(ArrayRow.record_id, ArrayRow.position)
+        )
+        tags = self._grouped(
+            select(TagRow.record_id, TagRow.name).where(TagRow.record_id.in_(ids)).order_by(TagRow.name)
+        )
+        metrics = select(MetricRow.record_id, MetricRow.name, MetricRow.value).where(MetricRow.record_id.in_(ids))
+        values: dict[int, dict[str, float]] = {}
+        for record_id, name, value in self._session.execute(metrics.order_by(MetricRow.name)):
+            values.setdefault(record_id, {})[name] = value
+        return [_info(row, values.get(row.id, {}), tags.get(row.id, ()), names.get(row.id, ())) for row in rows]
+
+    def arrays(self, record_id: int) -> Iterator[StoredArrayRow]:
+        """Yield the arrays of a record in their order."""
+        rows = self._session.execute(
+            select(
+                ArrayRow.position,
+                ArrayRow.name,
+                ArrayRow.dtype,
+                ArrayRow.shape,
+                ArrayRow.stype,
+                ArrayRow.nbytes,
+                ArrayRow.blob_id,
+                BlobRow.digest,
+                BlobRow.nbytes,
+            )
+            .join(BlobRow, BlobRow.id == ArrayRow.blob_id)
+            .where(ArrayRow.record_id == record_id)
+            .order_by(ArrayRow.position)
+        )
+        for row in rows:
+            yield StoredArrayRow(*row)
+
+    def is_ready(self, record_id: int) -> bool:
+        """Return whether readers can see a record."""
+        return self._session.scalar(_READY.where(RecordRow.id == record_id)) is not None
+
+    def tagged(self, run: str, name: str) -> RecordRow | None:
+        """Return the record of a run with a tag; ``run`` is ``''`` for the records without a run."""
+        tagged = _READY.join(TagRow, TagRow.record_id == RecordRow.id)
+        return self._session.scalar(tagged.where(TagRow.run == run, TagRow.name == name))
+
+    def _search(self, ref: Ref) -> RecordRow | None:
+        match ref:
+            case ById(id_):
+                return self._session.scalar(_READY.where(RecordRow.id == id_))
+            case Latest(run):
+                return self.latest(run)
+            case ByRound(run, round_):
+                return self._session.scalar(_READY.where(RecordRow.run == run, RecordRow.round == round_))
+            case ByTag(run, tag):
+                return self.tagged(run or "", tag) or (None if run else self._search_bare_tag(tag))
+
+    def _search_bare_tag(self, tag: str) -> RecordRow | None:
+        runs = self._session.scalars(select(TagRow.run).where(TagRow.name == tag).order_by(TagRow.run)).all()
+        if len(runs) > 1:
+            listed = ", ".join(repr(f"{run}@{tag}") for run in runs[:10])
+            raise AmbiguousReferenceError(f"{len(runs)} runs have a tag {tag!r}; name one: {listed}")
+        return self.tagged(runs[0], tag) if runs else None
+
+    def _grouped(self, query: Executable) -> dict[int, list[str]]:
+        groups: dict[int, list[str]] = {}
+        for record_id, name in self._session.execute(query):
+            groups.setdefault(record_id, []).append(name)
+        return groups
+
+
+def _info(row: RecordRow, metrics: dict[str, float], tags: Sequence[str], names: Sequence[str]) -> RecordInfo:
+    return RecordInfo(
+        id=row.id,
+        run=row.run,
+        round=row.round,
+        created_at=row.created_at,
+        metrics=metrics,
+        metadata=row.metadata_,
+        tags=tuple(tags),
+        names=tuple(names),
+        nbytes=row.nbytes or 0,
+        digest=(row.digest or b"").hex(),
+    )
+
+
+def _not_found(ref: Ref) -> str:
+    match ref:
+        case ById(id_):
+            return f"no record has the id {id_}; store.records() lists those that exist"
+        case Latest(None):
+            return "the store holds no record yet"
+        case Latest(run):
+            return f"run {run!r} has no record; store.runs() lists the runs"
+        case ByRound(run, round_):
+            return f"run {run!r} has no record of round {round_}; store.records(run=...) lists those it has"
+        case ByTag(None, tag):
+            return f"no record has the tag {tag!r}"
+        case ByTag(run, tag):
+            return f"run {run!r} has no record with the tag {tag!r}"

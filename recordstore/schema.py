@@ -1,0 +1,163 @@
+"""Which schema a database has, and how it gets the newest one: always through the revisions in ``migrations/``."""
+
+import sqlite3
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
+
+from sqlalchemy import Connection
+
+from recordstore.engine import Database
+from recordstore.exceptions import NotARecordStoreError, SchemaError, SchemaOutdatedError, SchemaTooNewError
+from recordstore.faults import translated
+from recordstore.orm import Base
+from recordstore.target import Target
+
+HEAD = "0001"
+"""The revision that this version of the package works with; compared at each open, without importing Alembic."""
+
+VERSION_TABLE = "recordstore_version"
+"""Where Alembic keeps the revision; ``alembic_version``, its default, belongs to other applications."""
+
+APPLICATION_ID = int.from_bytes(b"FLRS")
+"""Marks a file as ours in its header, https://www.sqlite.org/pragma.html#pragma_application_id"""
+
+CREATION = ("PRAGMA page_size=32768", "PRAGMA auto_vacuum=INCREMENTAL")
+"""Settings that only an empty file takes.
+
+With the default pages of 4 KiB rows of 1 MB are written four times slower; without auto_vacuum the space of deleted
+records could be given back to the disk by a full VACUUM only.
+"""
+
+_alembic = threading.Lock()
+
+
+def refuse_foreign(target: Target) -> None:
+    """Raise if the file belongs to something else, without as much as locking it.
+
+    An ordinary connection would roll back or check-point what the other program left unfinished.
+
+    Raises
+    ------
+    NotARecordStoreError
+        The file is no SQLite database, or another application's.
+    """
+    if target.path is None or Path(target.path).stat().st_size == 0 or Path(f"{target.path}-journal").exists():
+        return  # new, or perhaps cut off in its creation: what it is shows after the roll-back
+    uri = f"file:{quote(target.path)}?mode=ro&immutable=1"
+    with translated(str(target), opening=True), closing(sqlite3.connect(uri, uri=True)) as connection:
+        _read_version(lambda sql: connection.execute(sql).fetchall(), target)
+
+
+def prepare(database: Database, *, upgrade: bool) -> None:
+    """Check the schema of a database that is being opened; create it in an empty one, upgrade it if asked to.
+
+    Raises
+    ------
+    NotARecordStoreError
+        Another application's database, or one with objects that we did not make.
+    SchemaOutdatedError
+        An older schema, and ``upgrade`` is false or the store read-only.
+    SchemaTooNewError
+        A newer schema than :data:`HEAD`.
+    """
+    with database.inspection() as connection:
+        version = inspect(connection, database.target)
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+    if version != int(HEAD):
+        _refuse_change(database, version, upgrade=upgrade)
+        rebuild = ("VACUUM",) if version is None and pages else ()  # an empty database whose settings are fixed already
+        _migrate(database, *CREATION, *rebuild)
+    database.schema_version = int(HEAD)
+
+
+def inspect(connection: Connection, target: Target) -> int | None:
+    """Return the schema version of a record store, None for an empty database; raise for anything else."""
+
+    def query(sql: str) -> list[tuple[object, ...]]:
+        return [tuple(row) for row in connection.exec_driver_sql(sql)]
+
+    version = _read_version(query, target)
+    if version is None:
+        return None
+    if version > int(HEAD):
+        raise SchemaTooNewError(
+            f"{target} has schema {version:04}, this recordstore knows up to {HEAD}: "
+            "upgrade it with pip install --upgrade flwr-recordstore"
+        )
+    _check_objects(query, target, complete=version == int(HEAD))
+    rows = query(f"SELECT version_num FROM {VERSION_TABLE}")  # noqa: S608
+    if rows != [(f"{version:04}",)]:
+        raise NotARecordStoreError(f"{target} contradicts itself about its schema: {version:04} and {rows}")
+    return version
+
+
+def _read_version(query: Callable[[str], list[tuple[object, ...]]], target: Target) -> int | None:
+    application = query("PRAGMA application_id")[0][0]
+    version = query("PRAGMA user_version")[0][0]
+    if application == APPLICATION_ID and isinstance(version, int) and version > 0:
+        return version
+    tables = [str(name) for (name,) in query("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")]
+    ours = application == APPLICATION_ID and set(tables) <= {VERSION_TABLE, "sqlite_sequence"}  # after a full downgrade
+    if version == 0 and (ours or (application == 0 and not tables)):
+        return None
+    raise NotARecordStoreError(
+        f"{target} is a database of another application ({', '.join(tables[:5]) or 'no tables'}); "
+        "a record store needs a file of its own: choose another path"
+    )
+
+
+def _check_objects(query: Callable[[str], list[tuple[object, ...]]], target: Target, *, complete: bool) -> None:
+    """Refuse what we did not make: a trigger, a view or a virtual table would run code of the file's author."""
+    tables = {*Base.metadata.tables, VERSION_TABLE}
+    indexes = {index.name for table in Base.metadata.tables.values() for index in table.indexes}
+    seen = set()
+    for kind, name, rootpage in query("SELECT type, name, rootpage FROM sqlite_schema"):
+        text = str(name)
+        known = (kind == "table" and (text in tables or text.startswith(("sqlite_sequence", "sqlite_stat")))) or (
+            kind == "index" and (text in indexes or text.startswith("sqlite_autoindex_") or not complete)
+        )
+        if not known or not rootpage:
+            raise NotARecordStoreError(f"{target} holds the {kind} {text!r}, which no record store has; refused")
+        seen.add(text)
+    if complete and (missing := (tables | indexes) - seen):
+        raise NotARecordStoreError(f"{target} lacks {', '.join(sorted(map(str, missing)))}: it is damaged")
+
+
+def _refuse_change(database: Database, version: int | None, *, upgrade: bool) -> None:
+    if version is None and database.read_only:
+        raise NotARecordStoreError(f"{database.target} is empty, and read_only=True creates nothing")
+    if version is not None and (database.read_only or not upgrade):
+        raise SchemaOutdatedError(
+            f"{database.target} has schema {version:04}, this recordstore works with {HEAD}; upgrade it with "
+            f"`python -m recordstore upgrade {database.target}` or RecordStore(..., upgrade=True)"
+        )
+
+
+def _migrate(database: Database, *setup: str) -> None:
+    """Run the missing revisions in one transaction, unless another process has just done so."""
+    with _alembic, database.migration(*setup) as connection:  # Alembic's state is global
+        if inspect(connection, database.target) != int(HEAD):
+            _run_alembic(connection)
+            inspect(connection, database.target)
+
+
+def _run_alembic(connection: Connection) -> None:
+    from alembic import command  # noqa: PLC0415 - 130 ms that opening an up-to-date store does not pay
+    from alembic.config import Config  # noqa: PLC0415
+    from alembic.util import CommandError  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", str(_scripts()).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    try:
+        command.upgrade(config, HEAD)
+    except CommandError as error:
+        raise SchemaError(f"the schema cannot be brought to {HEAD}, nothing was changed: {error}") from error
+
+
+def _scripts() -> Path:
+    packaged = Path(__file__).parent / "migrations"
+    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "migrations"

@@ -1,0 +1,106 @@
+"""What a store is opened on: a path, ``":memory:"`` or an SQLAlchemy URL."""
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from recordstore.exceptions import InvalidTypeError, InvalidValueError, NotARecordStoreError, StoreAccessError
+
+MEMORY = ":memory:"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A database file by its absolute path, or a database in memory (``path`` is None)."""
+
+    path: str | None
+
+    def __str__(self) -> str:
+        return MEMORY if self.path is None else self.path
+
+    def ensure_file(self, *, read_only: bool) -> None:
+        """Check that the target can be a database file, and create a missing one, empty and private.
+
+        SQLite would create it readable for everybody. ``O_EXCL`` guards the locks of an open store: closing a second
+        descriptor of the file drops them (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+        """
+        if self.path is None:
+            return
+        try:
+            mode = Path(self.path).stat().st_mode
+        except FileNotFoundError:
+            if read_only:
+                raise StoreAccessError(f"{self} does not exist, and read_only=True creates nothing") from None
+            self._create(self.path)
+        except OSError as error:
+            raise StoreAccessError(f"{self} cannot be opened: {error.strerror}") from error
+        else:
+            if not stat.S_ISREG(mode):
+                kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+                raise NotARecordStoreError(f"{self} is {kind}; give the path of a database file")
+
+    def _create(self, path: str) -> None:
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+        except FileExistsError:
+            return  # another process was faster
+        except OSError as error:
+            folder = Path(path).parent
+            hint = f"create the folder {folder} first" if not folder.is_dir() else "choose a folder you can write to"
+            raise StoreAccessError(f"{self} cannot be created: {error.strerror}; {hint}") from error
+        os.fchmod(descriptor, 0o600)
+        os.close(descriptor)
+
+
+def parse_target(target: str | os.PathLike[str] | URL) -> Target:
+    """Return the target that a user named.
+
+    Raises
+    ------
+    InvalidTypeError
+        Neither a path nor a URL.
+    InvalidValueError
+        A URL of another database than SQLite, or with options.
+    """
+    if isinstance(target, URL):
+        return _from_url(target)
+    if not isinstance(target, (str, os.PathLike)):
+        raise InvalidTypeError(f"target must be a path, ':memory:' or a URL, not {type(target).__name__}")
+    path = os.fspath(target)
+    if not isinstance(path, str):
+        raise InvalidTypeError("target must be a text path; decode it with os.fsdecode() first")
+    if isinstance(target, str) and "://" in target:
+        return _from_url(_parse_url(target))
+    return _from_path(path)
+
+
+def _parse_url(text: str) -> URL:
+    try:
+        return make_url(text)
+    except (ArgumentError, ValueError):
+        # the text may hold a password, and so may the message
+        raise InvalidValueError(
+            "target is no valid URL; an SQLite file is sqlite:///relative or sqlite:////abs"
+        ) from None
+
+
+def _from_url(url: URL) -> Target:
+    if url.get_backend_name() != "sqlite":
+        raise InvalidValueError(
+            f"a {url.get_backend_name()} database is not supported by this version; use a path or sqlite:///path"
+        )
+    if url.query:
+        raise InvalidValueError("options in the URL are not supported; use the arguments of RecordStore")
+    return _from_path(url.database or MEMORY)
+
+
+def _from_path(path: str) -> Target:
+    if path == MEMORY:
+        return Target(None)
+    if not path or "\0" in path:
+        raise InvalidValueError("target must be a path without NUL characters, and not empty")
+    return Target(str(Path(path).absolute()))

@@ -1,0 +1,204 @@
+"""The write protocol: batches of a draft, each in a short transaction of its own, and a last one that publishes it.
+
+Every batch and the publication update the draft on the condition that it still belongs to this writer: a draft that
+``gc`` took for a dead one is lost, and known to be, before anybody sees a part of it.
+"""
+
+import contextlib
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from recordstore.blobs import BlobRepository
+from recordstore.digest import record_digest
+from recordstore.drafts import Draft, DraftRepository
+from recordstore.engine import Database
+from recordstore.exceptions import CorruptRecordError, RecordStoreError
+from recordstore.feed import Batch, Feed, Heads, Piece, Upload
+from recordstore.hashing import HashPool
+from recordstore.inputs import Entry
+
+PAUSE_SECONDS = 0.002
+"""Rest between two transactions, in which another writer gets the lock: without it a second one starves."""
+
+GROUP_BYTES = 4 * 1024 * 1024
+"""Bytes of chunks in one insert; the memory of their copies is free for the next chunks after it."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A published record: its id, and the names and serialized bytes of its arrays in their order."""
+
+    id: int
+    sizes: dict[str, int]
+
+
+class Writer:
+    """Saves one record."""
+
+    def __init__(self, database: Database, pool: HashPool, draft: Draft) -> None:
+        self._database = database
+        self._pool = pool
+        self._draft = draft
+        self._token = secrets.token_hex(16)
+        self._id = 0
+        self._sizes: dict[int, tuple[str, int]] = {}
+        self._blob_digests: dict[int, bytes] = {}
+        self._array_digests: dict[int, bytes] = {}
+        self.left_over = False
+        """Whether chunks were written that the sweep has to remove."""
+
+    def save(self, entries: Iterator[Entry], *, lazy: bool) -> Saved:
+        """Save the entries as one record.
+
+        Parameters
+        ----------
+        entries
+            The arrays; asked for one after the other, never inside a transaction.
+        lazy
+            Whether an entry is made only when it is asked for.
+        """
+        if self._draft.round is not None:
+            with self._database.read() as session:
+                DraftRepository(session).namesake(self._draft)
+        feed = Feed(entries, lazy=lazy, lookup=self._known_heads, pool=self._pool)
+        try:
+            self._write(feed)
+        except BaseException:
+            self._abandon()
+            raise
+        return Saved(self._id, dict(self._sizes[position] for position in range(feed.count)))
+
+    def _write(self, feed: Feed) -> None:
+        published = False
+        while not published:
+            batch = feed.next_batch()
+            with self._database.write() as session:
+                drafts = DraftRepository(session)
+                first = self._open_draft(drafts)
+                self._write_batch(drafts, BlobRepository(session), feed, batch)
+                if feed.finished and (first or not batch.rows):
+                    self._publish(drafts, check=not first)
+                    published = True
+            feed.settle(batch)
+            if not published:
+                time.sleep(PAUSE_SECONDS)
+        if not first:
+            self._database.shrink()
+
+    def _open_draft(self, drafts: DraftRepository) -> bool:
+        """Insert the draft with the first batch, and return whether this is it."""
+        if self._id:
+            drafts.touch(self._id, self._token)
+            return False
+        drafts.namesake(self._draft)
+        self._id = drafts.begin(self._draft, self._token)
+        return True
+
+    def _write_batch(self, drafts: DraftRepository, blobs: BlobRepository, feed: Feed, batch: Batch) -> None:
+        uploads = batch.uploads()
+        ready = blobs.ready([upload.digest for upload in uploads if upload.digest is not None])
+        for upload in uploads:
+            if upload.owned and upload.digest is not None:
+                self._finish(drafts, blobs, ready, upload)
+        fresh = [upload for upload in uploads if upload.blob_id is None]
+        self._place(blobs, ready, fresh)
+        drafts.add_arrays([self._array_row(upload) for upload in fresh if upload.blob_id is not None])
+        for upload in fresh:
+            if upload.blob_id is None:
+                feed.write_after_all(upload)
+        self._insert(blobs, feed, batch.pieces)
+        for upload in uploads:
+            if upload.digest is not None and upload.blob_id is not None:
+                self._note(upload, upload.digest)
+
+    def _finish(self, drafts: DraftRepository, blobs: BlobRepository, ready: dict[bytes, int], upload: Upload) -> None:
+        """Make a blob ready whose last chunk is in this batch, or give it up for an equal one that was faster."""
+        digest, blob_id = upload.digest, upload.blob_id
+        if digest is None or blob_id is None:
+            return
+        if digest in ready:
+            drafts.repoint(self._id, upload.position, ready[digest])
+            blobs.kill(blob_id)
+            upload.owned, self.left_over = False, True
+        else:
+            blobs.make_ready(blob_id, digest)
+            ready[digest] = blob_id
+
+    @staticmethod
+    def _place(blobs: BlobRepository, ready: dict[bytes, int], uploads: Sequence[Upload]) -> None:
+        """Give each array a stored blob with its bytes, or a new one; none if its bytes are not stored as expected."""
+        for upload in uploads:
+            upload.owned = not upload.maybe_stored and upload.digest not in ready
+            if upload.owned and upload.digest is not None:
+                ready[upload.digest] = 0  # a second array with these bytes shares the blob of this one
+        own = [upload for upload in uploads if upload.owned]
+        for upload, blob_id in zip(own, blobs.add([(u.nbytes, u.head, u.digest) for u in own]), strict=True):
+            upload.blob_id = blob_id
+            if upload.digest is not None:
+                ready[upload.digest] = blob_id
+        for upload in uploads:
+            if not upload.owned and upload.digest is not None:
+                upload.blob_id = ready.get(upload.digest)
+
+    def _array_row(self, upload: Upload) -> dict[str, Any]:
+        entry = upload.entry
+        return {
+            "record_id": self._id,
+            "position": upload.position,
+            "name": entry.name,
+            "dtype": entry.dtype,
+            "shape": entry.shape,
+            "stype": entry.stype,
+            "nbytes": upload.nbytes,
+            "blob_id": upload.blob_id,
+        }
+
+    @staticmethod
+    def _insert(blobs: BlobRepository, feed: Feed, pieces: Sequence[Piece]) -> None:
+        """Insert the chunks of own blobs; the memory of each group of them is free for the next chunks at once."""
+        group: list[Piece] = []
+        size = 0
+        for piece in pieces:
+            group.append(piece)
+            size += len(piece.data)
+            if size >= GROUP_BYTES or piece is pieces[-1]:
+                own = [member for member in group if member.upload.owned]
+                blobs.add_chunks([(m.upload.blob_id or 0, m.seq, m.digest.result(), m.data) for m in own])
+                feed.refill(group)
+                group, size = [], 0
+
+    def _note(self, upload: Upload, digest: bytes) -> None:
+        self._sizes[upload.position] = (upload.entry.name, upload.nbytes)
+        self._blob_digests[upload.position] = digest
+        self._array_digests[upload.position] = upload.array_digest(digest)
+
+    def _publish(self, drafts: DraftRepository, *, check: bool) -> None:
+        """Make the record visible, once what the database holds of it is what was written."""
+        positions = range(len(self._sizes))
+        if check and list(drafts.blob_digests(self._id)) != [self._blob_digests[position] for position in positions]:
+            raise CorruptRecordError(
+                f"an array that the unfinished record {self._id} shares was found damaged meanwhile; save it again"
+            )
+        drafts.publish(
+            self._id,
+            self._token,
+            self._draft,
+            array_count=len(positions),
+            nbytes=sum(nbytes for _, nbytes in self._sizes.values()),
+            digest=record_digest([self._array_digests[position] for position in positions]),
+        )
+
+    def _known_heads(self, heads: Heads) -> Heads:
+        with self._database.read() as session:
+            return BlobRepository(session).known_heads(heads)
+
+    def _abandon(self) -> None:
+        """Leave what was written of a failed save to the sweep, at once if the database still works."""
+        if not self._id:
+            return
+        self.left_over = True
+        with contextlib.suppress(RecordStoreError), self._database.write() as session:
+            DraftRepository(session).abandon(self._id, self._token)
