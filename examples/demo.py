@@ -94,21 +94,17 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> int:
-    arguments = parse_arguments()
-    rounds, crash_at = arguments.rounds, arguments.crash_at
-    arguments.folder.mkdir(parents=True, exist_ok=True)
-    whole_db, killed_db = arguments.folder / "uninterrupted.db", arguments.folder / "killed.db"
-    for left_over in [path for db in (whole_db, killed_db) for path in arguments.folder.glob(f"{db.name}*")]:
-        left_over.unlink()
+def new_files(folder: Path) -> tuple[Path, Path]:
+    """Return the paths of the two stores, and remove what an earlier demonstration left there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    whole, killed = folder / "uninterrupted.db", folder / "killed.db"
+    for path in [*folder.glob(f"{whole.name}*"), *folder.glob(f"{killed.name}*")]:
+        path.unlink()
+    return whole, killed
 
-    print("recordstore: a federated training survives a kill, bit for bit")
-    heading(1, f"The reference: {rounds} server rounds of FedAvg, 10 clients, 1,797 handwritten digits")
-    must_succeed(train(whole_db, rounds))
-    heading(2, f"The same federation again in a new file, killed while it saves round {crash_at}")
-    kill_while_saving(killed_db, rounds, crash_at)
-    heading(3, "The same command once more")
-    must_succeed(train(killed_db, rounds))
+
+def show(whole_db: Path, killed_db: Path, rounds: int) -> bool:
+    """Compare the two stores and show what they hold; return whether their models are equal."""
     with RecordStore(whole_db) as whole, RecordStore(killed_db) as resumed:
         heading(4, "Is it the same model?")
         equal = compare(whole, resumed, rounds)
@@ -118,8 +114,23 @@ def main() -> int:
         print(f"\n{'file':<43}  {'serialized':>12}  {'file size':>12}")
         show_sizes("one run", resumed, killed_db)
         show_sizes("both runs", whole, whole_db)
-        print("\nEqual arrays are stored once: the second run took no room. A file grows by pages of 32 KiB,")
-        print("which shows with a model as small as this one.")
+    print("\nEqual arrays are stored once: the second run took no room. A file grows by pages of 32 KiB,")
+    print("which shows with a model as small as this one.")
+    return equal
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    rounds, crash_at = arguments.rounds, arguments.crash_at
+    whole_db, killed_db = new_files(arguments.folder)
+    print("recordstore: a federated training survives a kill, bit for bit")
+    heading(1, f"The reference: {rounds} server rounds of FedAvg, 10 clients, 1,797 handwritten digits")
+    must_succeed(train(whole_db, rounds))
+    heading(2, f"The same federation again in a new file, killed while it saves round {crash_at}")
+    kill_while_saving(killed_db, rounds, crash_at)
+    heading(3, "The same command once more")
+    must_succeed(train(killed_db, rounds))
+    equal = show(whole_db, killed_db, rounds)
     verdict = "EQUAL: the killed run lost nothing" if equal else "DIFFERENT: this should never happen"
     print(f"\n{verdict}. Both files are in {arguments.folder}{os.sep}")
     return 0 if equal else 1

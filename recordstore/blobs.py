@@ -64,7 +64,12 @@ class BlobRepository:
             {"state": READY if digest else WRITING, "nbytes": nbytes, "head": head, "digest": digest}
             for nbytes, head, digest in blobs
         ]
-        return self._session.scalars(insert(BlobRow).returning(BlobRow.id, sort_by_parameter_order=True), rows).all()
+        # The order of the returned ids says nothing, but rows that are equal may be taken for each other.
+        ids: dict[tuple[int, bytes, bytes | None], list[int]] = {}
+        inserted = insert(BlobRow).returning(BlobRow.nbytes, BlobRow.head, BlobRow.digest, BlobRow.id)
+        for nbytes, head, digest, id_ in self._session.execute(inserted, rows):
+            ids.setdefault((nbytes, head, digest), []).append(id_)
+        return [ids[blob].pop() for blob in blobs]
 
     def add_chunks(self, chunks: Sequence[tuple[int, int, bytes, memoryview]]) -> None:
         """Insert chunks given as blob id, sequence number, digest and bytes."""

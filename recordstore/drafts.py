@@ -91,14 +91,7 @@ class DraftRepository:
         ).all()
 
     def publish(self, record_id: int, writer: str, draft: Draft, **content: Any) -> None:
-        """Make a draft visible, in place of its namesake if there is one, whose tags it takes over.
-
-        ``content`` are its ``array_count``, ``nbytes`` and ``digest``.
-        """
-        replaced = self.namesake(draft)
-        if replaced is not None:
-            self._session.execute(update(TagRow).where(TagRow.record_id == replaced).values(record_id=record_id))
-            self.hide(replaced)
+        """Make a draft visible; ``content`` are its ``array_count``, ``nbytes`` and ``digest``."""
         self._update_draft(
             record_id, writer, state=READY, touched_at=datetime.now(UTC), run=draft.run, round=draft.round, **content
         )
@@ -107,6 +100,11 @@ class DraftRepository:
             self._session.execute(insert(MetricRow), rows)
         for tag in draft.tags:
             self.set_tag(record_id, draft.run, tag)
+
+    def replace(self, old: int, new: int) -> None:
+        """Hide a record and give its tags to another one."""
+        self._session.execute(update(TagRow).where(TagRow.record_id == old).values(record_id=new))
+        self.hide(old)
 
     def hide(self, record_id: int) -> None:
         """Take a record from all readers; the sweep removes it."""

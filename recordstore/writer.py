@@ -44,6 +44,7 @@ class Writer:
         self._draft = draft
         self._token = secrets.token_hex(16)
         self._id = 0
+        self._replaced: int | None = None
         self._sizes: dict[int, tuple[str, int]] = {}
         self._blob_digests: dict[int, bytes] = {}
         self._array_digests: dict[int, bytes] = {}
@@ -60,9 +61,6 @@ class Writer:
         lazy
             Whether an entry is made only when it is asked for.
         """
-        if self._draft.round is not None:
-            with self._database.read() as session:
-                DraftRepository(session).namesake(self._draft)
         feed = Feed(entries, lazy=lazy, lookup=self._known_heads, pool=self._pool)
         try:
             self._write(feed)
@@ -93,7 +91,7 @@ class Writer:
         if self._id:
             drafts.touch(self._id, self._token)
             return False
-        drafts.namesake(self._draft)
+        self._replaced = drafts.namesake(self._draft)
         self._id = drafts.begin(self._draft, self._token)
         return True
 
@@ -182,6 +180,10 @@ class Writer:
             raise CorruptRecordError(
                 f"an array that the unfinished record {self._id} shares was found damaged meanwhile; save it again"
             )
+        if check:
+            self._replaced = drafts.namesake(self._draft)
+        if self._replaced is not None:
+            drafts.replace(self._replaced, self._id)
         drafts.publish(
             self._id,
             self._token,
