@@ -1,49 +1,36 @@
-"""Engines for a path or URL: how connections are set up, and when transactions take which lock."""
+"""The engines of a target, and its transactions: which lock they take, and how long they wait for it."""
 
 import os
 import sqlite3
-import sys
 import threading
-import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar, cast
-from urllib.parse import quote
+from typing import Any, cast
 
 from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool, StaticPool
 
+from recordstore import forks
+from recordstore.connection import READER_CACHE_KIB, WRITER_CACHE_KIB, connect, poll, run
 from recordstore.exceptions import SchemaError, SchemaOutdatedError, SchemaTooNewError, StoreBusyError
-from recordstore.faults import BUSY, LOST_FILE, result_code, translated
-from recordstore.forks import ForkSafeConnection, after_fork_in_child
+from recordstore.faults import LOST_FILE, result_code, translated
 from recordstore.target import Target
-
-POLL_SECONDS = 0.001
-"""Pause between two tries to get a lock.
-
-SQLite's own back-off sleeps up to 100 ms, in which a second writer starved and readers stalled up to 2.6 s.
-"""
-
-WRITER_CACHE_KIB = 40960
-READER_CACHE_KIB = 2048
-"""A reader touches each page once: a cache that fits into the processor's own reads 1.4 times faster than 40 MiB."""
 
 _BEGIN = "recordstore_begin"
 _WAIT = "recordstore_wait"
-_T = TypeVar("_T")
 _writer_locks: weakref.WeakValueDictionary[str, threading.Lock] = weakref.WeakValueDictionary()
 _writer_locks_guard = threading.Lock()
 
 
 def _forget_locks() -> None:
-    """Drop the locks in a forked child: the threads that may hold them do not exist there."""
+    """Drop the locks in a forked child: a thread that holds one may not exist there."""
     global _writer_locks, _writer_locks_guard
     _writer_locks, _writer_locks_guard = weakref.WeakValueDictionary(), threading.Lock()
 
 
-after_fork_in_child(_forget_locks)
+forks.after_fork_in_child(_forget_locks)
 
 
 def _writer_lock(target: Target) -> threading.Lock:
@@ -76,15 +63,11 @@ class Database:
         """``user_version`` that every transaction expects; None as long as the schema was not checked."""
         self._lock = _writer_lock(target)
         if target.path is None:
-            self._readers = self._engine(poolclass=StaticPool, creator=lambda: self._connect(WRITER_CACHE_KIB))
-            self._writers = self._readers
+            self._readers = self._writers = self._engine(write=True, poolclass=StaticPool)
         else:
-            self._readers = self._engine(
-                poolclass=QueuePool, max_overflow=-1, creator=lambda: self._connect(READER_CACHE_KIB)
-            )
-            self._writers = self._engine(
-                poolclass=QueuePool, pool_size=1, creator=lambda: self._connect(WRITER_CACHE_KIB)
-            )
+            self._readers = self._engine(write=False, poolclass=QueuePool, max_overflow=-1)
+            self._writers = self._engine(write=True, poolclass=QueuePool, pool_size=1)
+            forks.close_before_fork(self)
         self._immediate = self._writers.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
 
     @contextmanager
@@ -92,6 +75,7 @@ class Database:
         """Give a session with a consistent view of the database; short, since it holds up the commits of writers."""
         with (
             translated(str(self.target)),
+            forks.transaction(),
             self._memory_lock(),
             Session(self._readers, expire_on_commit=False) as session,
             session.begin(),
@@ -123,48 +107,60 @@ class Database:
         with translated(str(self.target), opening=True), self._locked(), self._immediate.connect() as connection:
             before = ("PRAGMA foreign_keys=OFF", "PRAGMA cache_spill=ON", *setup)
             after = ("PRAGMA foreign_keys=ON", "PRAGMA cache_spill=OFF")
-            self._run(_raw(connection), *before)
+            self._run(connection, *before)
             try:
                 with connection.begin():
                     yield connection
             finally:
                 if not connection.invalidated:
-                    self._run(_raw(connection), *after)
+                    self._run(connection, *after)
 
     @contextmanager
     def inspection(self) -> Iterator[Connection]:
         """Give a connection for a first look: like :meth:`read`, before the pool of readers has opened the file."""
         engine = self._readers if self.read_only else self._writers
-        with translated(str(self.target), opening=True), engine.connect() as connection, connection.begin():
+        with (
+            translated(str(self.target), opening=True),
+            forks.transaction(),
+            engine.connect() as connection,
+            connection.begin(),
+        ):
             yield connection
 
     def convert_journal(self, mode: str) -> None:
         """Switch the file to the journal mode ``"truncate"`` or ``"wal"``, once no other connection has it open."""
         with translated(str(self.target)), self._locked(), self._writers.connect() as connection:
-            if self._run(_raw(connection), "PRAGMA journal_mode") != mode:
-                self._run(_raw(connection), f"PRAGMA journal_mode={mode}")
+            if self._run(connection, "PRAGMA journal_mode") != mode:
+                self._run(connection, f"PRAGMA journal_mode={mode}")
 
     def shrink(self) -> None:
         """Give the memory of the writer's page cache back."""
-        with self._locked(), self._writers.connect() as connection:
-            self._run(_raw(connection), "PRAGMA shrink_memory")
+        with translated(str(self.target)), self._locked(), self._writers.connect() as connection:
+            self._run(connection, "PRAGMA shrink_memory")
 
     def close(self) -> None:
         """Close all connections that no transaction uses; the others close when theirs ends."""
         self._readers.dispose()
         self._writers.dispose()
 
+    def close_idle(self) -> None:
+        """Close the idle connections of a file; new ones open as needed."""
+        if self.target.path is not None:
+            self.close()
+
     @contextmanager
     def _locked(self, wait: float | None = None) -> Iterator[None]:
-        if not self._lock.acquire(timeout=self.timeout if wait is None else wait):
-            raise StoreBusyError(
-                f"{self.target} is being written to by another thread for longer than {self.timeout} s; "
-                "try again, or open the store with a larger timeout="
-            )
-        try:
-            yield
-        finally:
-            self._lock.release()
+        """Hold the writer lock of the process, within a context in which it does not fork."""
+        with forks.transaction():
+            if not self._lock.acquire(timeout=self.timeout if wait is None else wait):
+                raise StoreBusyError(
+                    f"{self.target} is being written to by another thread for longer than {self.timeout} s; "
+                    "try again, or open the store with a larger timeout="
+                )
+            try:
+                yield
+            finally:
+                self._lock.release()
 
     @contextmanager
     def _memory_lock(self) -> Iterator[None]:
@@ -174,61 +170,25 @@ class Database:
         with self._locked():  # the one connection of a database in memory serves one transaction at a time
             yield
 
-    def _engine(self, **options: Any) -> Engine:
-        engine = create_engine("sqlite+pysqlite://", hide_parameters=True, **options)
+    def _engine(self, *, write: bool, **pool: Any) -> Engine:
+        engine = create_engine(
+            "sqlite+pysqlite://", creator=lambda: self._connect(write=write), hide_parameters=True, **pool
+        )
         event.listen(engine, "begin", self._begin)
         event.listen(engine, "commit", self._commit)
         event.listen(engine, "handle_error", _drop_after_io_error)
         return engine
 
-    def _connect(self, cache_kib: int) -> ForkSafeConnection:
-        path = self.target.path
-        # isolation_level=None: Python's own transaction control covers neither DDL nor SELECT.
-        connection = sqlite3.connect(
-            ":memory:" if path is None else f"file:{quote(path)}?mode=rw",
-            uri=path is not None,
-            timeout=0,
-            isolation_level=None,
-            check_same_thread=False,
-            factory=ForkSafeConnection,
+    def _connect(self, *, write: bool) -> sqlite3.Connection:
+        return connect(
+            self.target,
+            cache_kib=WRITER_CACHE_KIB if write else READER_CACHE_KIB,
+            query_only=self.read_only or not write,
+            timeout=self.timeout,
         )
-        try:
-            self._set_up(connection, cache_kib)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
 
-    def _set_up(self, connection: sqlite3.Connection, cache_kib: int) -> None:
-        """Apply the settings; the README says what each is for."""
-        pragmas = [
-            "synchronous=EXTRA",
-            "foreign_keys=ON",
-            "secure_delete=FAST",
-            "trusted_schema=OFF",
-            "cell_size_check=ON",
-            "mmap_size=0",
-            f"cache_size=-{cache_kib}",
-            "cache_spill=OFF",
-        ]
-        if sys.platform == "darwin":
-            pragmas.append("fullfsync=1")  # fsync alone leaves the data in the drive's cache there
-        if self.read_only or (self.target.path is not None and cache_kib == READER_CACHE_KIB):
-            pragmas.append("query_only=ON")
-        self._run(connection, *(f"PRAGMA {pragma}" for pragma in pragmas))
-        self._set_journal_mode(connection)
-
-    def _set_journal_mode(self, connection: sqlite3.Connection) -> None:
-        """Set TRUNCATE, which a file does not remember, and leave WAL, which it does."""
-        if self._run(connection, "PRAGMA journal_mode") not in {"truncate", "wal", "memory"}:
-            self._run(connection, "PRAGMA journal_mode=TRUNCATE")
-
-    def _run(self, connection: sqlite3.Connection, *statements: str) -> Any:
-        """Execute the statements, waiting for locks, and return the first value of the last one."""
-        row = None
-        for statement in statements:
-            row = poll(lambda: connection.execute(statement).fetchone(), self.timeout)  # noqa: B023
-        return None if row is None else row[0]
+    def _run(self, connection: Connection, *statements: str) -> Any:
+        return run(_raw(connection), *statements, timeout=self.timeout)
 
     def _begin(self, connection: Connection) -> None:
         """Begin a transaction with its lock taken: a deferred one takes its own with the first read."""
@@ -236,7 +196,7 @@ class Database:
         options = connection.get_execution_options()
         try:
             poll(lambda: raw.execute(options.get(_BEGIN, "BEGIN")), options.get(_WAIT, self.timeout))
-            version = self._run(raw, "PRAGMA user_version")
+            version = self._run(connection, "PRAGMA user_version")
             self._check_version(version)
         except BaseException as error:
             _abandon(connection, error)
@@ -259,18 +219,6 @@ class Database:
         except BaseException as error:
             _abandon(connection, error)
             raise
-
-
-def poll(action: Callable[[], _T], timeout: float) -> _T:
-    """Call ``action`` until it finds the database unlocked, for at most ``timeout`` seconds."""
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            return action()
-        except sqlite3.OperationalError as error:
-            if result_code(error) != BUSY or time.monotonic() >= deadline:
-                raise
-        time.sleep(POLL_SECONDS)
 
 
 def _drop_after_io_error(context: ExceptionContext) -> None:

@@ -1,20 +1,96 @@
 """Keep a forked child away from the connections of its parent.
 
 A child that closes, rolls back or merely frees an inherited SQLite connection writes to the file behind the parent's
-back (https://www.sqlite.org/howtocorrupt.html, section 2.6). So each connection knows the process it belongs to, is
-deaf in any other one, and is kept from being freed there.
+back (https://www.sqlite.org/howtocorrupt.html, section 2.6). Worse, SQLite keeps the locks that its process holds in a
+table of its own: a child born in the middle of a transaction inherits the entry without the lock, and whatever it opens
+anew reads without one, or waits for ever.
+
+So a fork waits for the end of the transactions of other threads, and closes the idle connections first: the child
+inherits none. What is left, a database in memory or a transaction that takes too long, is deaf in the child.
 """
 
 import ctypes
 import os
 import sqlite3
+import threading
 import weakref
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
 
 from recordstore.exceptions import ForkError
 
+FORK_WAIT_SECONDS = 10.0
+"""How long a fork waits for transactions, each of which takes some 0.1 seconds at most unless others hold the lock."""
+
+
+class Closable(Protocol):
+    """A holder of connections."""
+
+    def close_idle(self) -> None:
+        """Close the connections that no transaction uses."""
+
+
+class _Gate:
+    """Lets many threads into transactions at a time, and a fork only while none is in one."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.changed = threading.Condition()
+        self.inside: dict[int, int] = {}
+        self.forking = False
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        me = threading.get_ident()
+        with self.changed:
+            self.changed.wait_for(lambda: not self.forking)
+            self.inside[me] = self.inside.get(me, 0) + 1
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.inside[me] -= 1
+                if not self.inside[me]:
+                    del self.inside[me]
+                self.changed.notify_all()
+
+    def before_fork(self) -> None:
+        me = threading.get_ident()
+        with self.changed:
+            self.changed.wait_for(lambda: not self.forking, FORK_WAIT_SECONDS)
+            self.forking = True
+            self.changed.wait_for(lambda: not self.inside.keys() - {me}, FORK_WAIT_SECONDS)
+        for holder in list(_holders):
+            holder.close_idle()
+
+    def after_fork(self) -> None:
+        with self.changed:
+            self.forking = False
+            self.changed.notify_all()
+
+
 _connections: "weakref.WeakSet[ForkSafeConnection]" = weakref.WeakSet()
+_holders: "weakref.WeakSet[Closable]" = weakref.WeakSet()
+_actions: list[Callable[[], None]] = []
+_gate = _Gate()
+
+
+def transaction() -> AbstractContextManager[None]:
+    """Return a context in which this process does not fork."""
+    return _gate.transaction()
+
+
+def after_fork_in_child(action: Callable[[], None]) -> None:
+    """Have ``action`` called in each child right after a fork."""
+    _actions.append(action)
+
+
+def close_before_fork(holder: Closable) -> None:
+    """Have the idle connections of ``holder`` closed whenever the process forks."""
+    _holders.add(holder)
 
 
 class ForkSafeConnection(sqlite3.Connection):
@@ -52,16 +128,18 @@ class ForkSafeConnection(sqlite3.Connection):
             super().close()
 
 
-def after_fork_in_child(action: Callable[[], None]) -> None:
-    """Run ``action`` in each child right after a fork; does nothing on systems without ``fork``."""
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=action)
-
-
-def _keep_alive() -> None:
-    """Give each inherited connection a reference that nobody drops, not even the interpreter's exit."""
+def _after_fork_in_child() -> None:
+    """Begin anew, and give each inherited connection a reference that nobody drops, not even the interpreter's exit."""
+    _gate.reset()
     for connection in _connections:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+    for action in _actions:
+        action()
 
 
-after_fork_in_child(_keep_alive)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_gate.before_fork,
+        after_in_parent=_gate.after_fork,
+        after_in_child=_after_fork_in_child,
+    )

@@ -138,7 +138,7 @@ def _refuse_change(database: Database, version: int | None, *, upgrade: bool) ->
 
 def _migrate(database: Database, *setup: str) -> None:
     """Run the missing revisions in one transaction, unless another process has just done so."""
-    with _alembic, database.migration(*setup) as connection:  # Alembic's state is global
+    with database.migration(*setup) as connection, _alembic:  # Alembic's state is global
         if inspect(connection, database.target) != int(HEAD):
             _run_alembic(connection)
             inspect(connection, database.target)
