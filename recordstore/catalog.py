@@ -9,7 +9,7 @@ from recordstore.handle import StoreHandle
 from recordstore.info import RecordInfo, RunInfo
 from recordstore.refs import parse_ref
 from recordstore.repository import RecordRepository
-from recordstore.validation import check_int, check_run, check_tag, check_text
+from recordstore.validation import check_bool, check_choice, check_int, check_run, check_tag, check_text
 
 PAGE = 100
 """Records that one query of an iteration reads."""
@@ -70,7 +70,7 @@ class Catalog(StoreHandle):
         count = None if limit is None else check_int("limit", limit)
         if count is not None and count < 0:
             raise InvalidValueError(f"limit must not be negative, and is {count}")
-        return self._pages(check_run(run), newest_first=bool(newest_first), limit=count)
+        return self._pages(check_run(run), newest_first=check_bool("newest_first", newest_first), limit=count)
 
     def latest(self, run: str | None = None) -> RecordInfo | None:
         """Return the record of the highest round of a run, or the newest of all; None if there is none.
@@ -106,11 +106,10 @@ class Catalog(StoreHandle):
         """
         self._check_usable()
         name, of_run = check_text("metric", metric), check_run(run)
-        if mode not in {"max", "min"}:
-            raise InvalidValueError(f"mode must be 'max' or 'min', not {mode!r:.80}")
+        maximum = check_choice("mode", mode, "max", "min") == "max"
         with self._database.read() as session:
             records = RecordRepository(session)
-            row = records.best(name, maximum=mode == "max", run=of_run)
+            row = records.best(name, maximum=maximum, run=of_run)
             return None if row is None else records.infos([row])[0]
 
     def runs(self) -> list[RunInfo]:

@@ -75,8 +75,17 @@ def poll(action: Callable[[], _T], timeout: float) -> _T:
         time.sleep(POLL_SECONDS)
 
 
+def cache_setting(cache_kib: int) -> str:
+    """Return the statement that bounds the page cache.
+
+    SQLite turns KiB into pages by the page size that it knows of, which is 4 KiB until it has read the file: set any
+    sooner, the cache of a file with pages of 32 KiB would be eight times too large.
+    """
+    return f"PRAGMA cache_size=-{cache_kib}"
+
+
 def _set_up(connection: sqlite3.Connection, *, cache_kib: int, query_only: bool, timeout: float) -> None:
-    pragmas = [*SETTINGS, f"cache_size=-{cache_kib}"]
+    pragmas = list(SETTINGS)
     if sys.platform == "darwin":
         pragmas.append("fullfsync=1")  # fsync alone leaves the data in the cache of the drive there
     if query_only:
@@ -85,3 +94,4 @@ def _set_up(connection: sqlite3.Connection, *, cache_kib: int, query_only: bool,
     # A file does not remember TRUNCATE, and does remember WAL, which stays.
     if run(connection, "PRAGMA journal_mode", timeout=timeout) not in {"truncate", "wal", "memory"}:
         run(connection, "PRAGMA journal_mode=TRUNCATE", timeout=timeout)
+    run(connection, "SELECT count(*) FROM sqlite_schema", cache_setting(cache_kib), timeout=timeout)

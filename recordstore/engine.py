@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool, StaticPool
 
 from recordstore import forks
-from recordstore.connection import READER_CACHE_KIB, WRITER_CACHE_KIB, connect, poll, run
+from recordstore.connection import READER_CACHE_KIB, WRITER_CACHE_KIB, cache_setting, connect, poll, run
 from recordstore.exceptions import SchemaError, SchemaOutdatedError, SchemaTooNewError, StoreBusyError
 from recordstore.faults import LOST_FILE, result_code, translated
 from recordstore.target import Target
@@ -106,7 +106,7 @@ class Database:
         """
         with translated(str(self.target), opening=True), self._locked(), self._immediate.connect() as connection:
             before = ("PRAGMA foreign_keys=OFF", "PRAGMA cache_spill=ON", *setup)
-            after = ("PRAGMA foreign_keys=ON", "PRAGMA cache_spill=OFF")
+            after = ("PRAGMA foreign_keys=ON", "PRAGMA cache_spill=OFF", cache_setting(WRITER_CACHE_KIB))
             self._run(connection, *before)
             try:
                 with connection.begin():

@@ -21,8 +21,7 @@ from recordstore.exceptions import (
 from recordstore.hashing import HashPool
 from recordstore.sweep import sweep
 from recordstore.target import Target, parse_target
-
-MAX_TIMEOUT = 1e6
+from recordstore.validation import check_bool, check_choice, check_seconds
 
 DEFAULT_GRACE = 600.0
 """Seconds after which an unfinished save that shows no sign of life is swept."""
@@ -127,13 +126,9 @@ class StoreHandle:
 def _check_options(
     target: Target, *, upgrade: object, read_only: object, journal_mode: object, timeout: object
 ) -> None:
-    for name, value in (("upgrade", upgrade), ("read_only", read_only)):
-        if not isinstance(value, bool):
-            raise InvalidTypeError(f"{name} must be a bool, not {type(value).__name__}")
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise InvalidTypeError(f"timeout must be a number of seconds, not {type(timeout).__name__}")
-    if not 0 <= timeout < MAX_TIMEOUT:
-        raise InvalidValueError(f"timeout must be between 0 and {MAX_TIMEOUT:.0f} seconds, not {timeout}")
+    check_bool("upgrade", upgrade)
+    check_bool("read_only", read_only)
+    check_seconds("timeout", timeout)
     if target.path is None and read_only:
         raise InvalidValueError("read_only=True makes no sense for ':memory:', which is always created empty")
     if sqlite3.sqlite_version_info < MIN_SQLITE:
@@ -143,8 +138,7 @@ def _check_options(
 
 
 def _check_journal_mode(target: Target, mode: object, *, read_only: bool) -> None:
-    if mode not in {"truncate", "wal"}:
-        raise InvalidValueError(f"journal_mode must be 'truncate', 'wal' or None, not {mode!r:.80}")
+    check_choice("journal_mode", mode, "truncate", "wal")
     if read_only or target.path is None:
         raise InvalidValueError("journal_mode converts a file: it needs one, opened without read_only=True")
     if mode == "wal" and not wal_is_safe(sqlite3.sqlite_version_info):

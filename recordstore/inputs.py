@@ -44,7 +44,7 @@ class Input:
         self.lazy = False
         if isinstance(record, list):
             self._pairs = _from_list(record)
-        elif hasattr(record, "items"):
+        elif hasattr(record, "items") and not isinstance(record, type):
             self._pairs = self._from_mapping(record)
         elif _may_yield_pairs(record):
             self._pairs, self.lazy = record, True

@@ -21,7 +21,7 @@ from recordstore.blobs import BlobRepository, StoredChunk
 from recordstore.digest import array_digest, blob_digest, chunk_digest, record_digest
 from recordstore.engine import Database
 from recordstore.exceptions import ArrayNotFoundError, CorruptRecordError, RecordNotFoundError, RecordStoreError
-from recordstore.hashing import HashPool
+from recordstore.hashing import HashPool, hash_and_release
 from recordstore.refs import Ref
 from recordstore.repository import RecordRepository, StoredArrayRow
 from recordstore.validation import MAX_INT
@@ -44,27 +44,42 @@ class Listing:
     arrays: list[StoredArrayRow]
 
 
-class _Digests:
-    """The digests of the chunks of one array: those stored with them, and those that threads compute."""
+class _Assembly:
+    """The bytes of a large array while they come in: one buffer, filled in place and hashed there by threads.
 
-    def __init__(self, pool: HashPool) -> None:
+    The ``bytes`` in the buffer has no other owner, so ``getbuffer`` copies nothing; neither does ``getvalue``, provided
+    that every view was released before.
+    """
+
+    def __init__(self, nbytes: int, pool: HashPool) -> None:
         self._pool = pool
+        self._buffer = io.BytesIO(bytes(nbytes))
+        self._view = self._buffer.getbuffer()
+        self._position = 0
         self._hashes: list[Future[bytes]] = []
-        self.stored: list[bytes] = []
+        self._stored: list[bytes] = []
 
-    def take(self, chunk: StoredChunk, into: memoryview) -> memoryview:
-        """Copy a chunk to where it belongs, have it hashed there, and return the memory that follows it."""
+    @property
+    def count(self) -> int:
+        """Return the number of chunks that have come."""
+        return len(self._stored)
+
+    def add(self, chunk: StoredChunk) -> None:
+        """Copy the next chunk to where it belongs, and have it hashed there."""
         size = len(chunk.data)
-        if size > len(into):
+        if size > len(self._view) - self._position:
             raise CorruptRecordError(f"chunk {chunk.seq} holds more bytes than were saved")
-        into[:size] = chunk.data
-        self._hashes.append(self._pool.submit(size, chunk_digest, into[:size]))
-        self.stored.append(chunk.digest)
-        return into[size:]
+        target = self._view[self._position : self._position + size]
+        target[:] = chunk.data
+        self._position += size
+        self._hashes.append(self._pool.submit(size, hash_and_release, target))
+        self._stored.append(chunk.digest)
 
-    def computed(self) -> list[bytes]:
-        """Wait for the threads, and return what they found."""
-        return [digest.result() for digest in self._hashes]
+    def finish(self, row: StoredArrayRow) -> bytes:
+        """Return the bytes, once they are verified."""
+        _verify(row, [digest.result() for digest in self._hashes], self._stored)
+        self._view.release()
+        return self._buffer.getvalue()
 
 
 class Reader:
@@ -135,29 +150,23 @@ class Reader:
         return {row.position: _join(row, parts[row.blob_id]) for row in group}
 
     def _read_large(self, listing: Listing, row: StoredArrayRow) -> bytes:
-        """Read one array of many bytes, in several transactions, hashing in threads what was read before.
-
-        The ``bytes`` in the buffer has no other owner, so ``getbuffer`` and ``getvalue`` copy nothing.
-        """
-        digests = _Digests(self._pool)
-        buffer, view = io.BytesIO(), memoryview(b"")
+        """Read one array of many bytes, in several transactions."""
+        assembly: _Assembly | None = None
         count = 1
-        while len(digests.stored) < count:
-            first = len(digests.stored)
+        while assembly is None or assembly.count < count:
             with self._database.read() as session:
                 blobs = BlobRepository(session)
-                if first == 0:
+                if assembly is None:
                     count, nbytes = blobs.sizes([row.blob_id]).get(row.blob_id, (0, 0))
                     if nbytes != row.blob_nbytes:  # nothing is allocated on the word of a number
                         _explain_missing(session, listing)
-                    buffer = io.BytesIO(bytes(nbytes))
-                    view = buffer.getbuffer()
+                    assembly = _Assembly(nbytes, self._pool)
+                first = assembly.count
                 for chunk in blobs.chunks([row.blob_id], first, first + SPAN_CHUNKS):
-                    view = digests.take(chunk, view)
-                if len(digests.stored) < min(first + SPAN_CHUNKS, count):
+                    assembly.add(chunk)
+                if assembly.count < min(first + SPAN_CHUNKS, count):
                     _explain_missing(session, listing)
-        _verify(row, digests.computed(), digests.stored)
-        return buffer.getvalue()
+        return assembly.finish(row)
 
     def _mark_damaged(self, row: StoredArrayRow) -> None:
         """Keep later saves from sharing the bytes, if the store can be written to right now."""

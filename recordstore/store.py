@@ -7,7 +7,7 @@ from recordstore.array import Array
 from recordstore.arrayrecord import ArrayRecord
 from recordstore.catalog import Catalog
 from recordstore.drafts import Draft, DraftRepository
-from recordstore.exceptions import InvalidTypeError, InvalidValueError
+from recordstore.exceptions import InvalidTypeError
 from recordstore.handle import DEFAULT_GRACE, SHARE_STEPS
 from recordstore.info import RecordInfo, Swept
 from recordstore.inputs import Input
@@ -15,10 +15,17 @@ from recordstore.reader import Listing, Reader
 from recordstore.refs import parse_ref
 from recordstore.repository import RecordRepository
 from recordstore.sweep import kill_orphans, sweep
-from recordstore.validation import check_metadata, check_metrics, check_round, check_run, check_tags, check_text
+from recordstore.validation import (
+    check_bool,
+    check_metadata,
+    check_metrics,
+    check_round,
+    check_run,
+    check_seconds,
+    check_tags,
+    check_text,
+)
 from recordstore.writer import Writer
-
-MAX_GRACE = 1e9
 
 DELETE_STEPS = 64
 """Transactions of at most 32 MiB in which one ``delete`` frees space; the next ones, or ``gc``, free the rest."""
@@ -141,9 +148,9 @@ class RecordStore(Catalog):
             metrics=check_metrics(metrics),
             metadata=check_metadata(metadata),
             tags=check_tags(tags),
-            overwrite=overwrite,
+            overwrite=check_bool("overwrite", overwrite),
         )
-        source = Input(record, keep=keep_input)
+        source = Input(record, keep=check_bool("keep_input", keep_input))
         writer = Writer(self._database, self._pool, draft)
         try:
             saved = writer.save(source.entries(), lazy=source.lazy)
@@ -265,18 +272,19 @@ class RecordStore(Catalog):
         Swept(records=0, blobs=0, nbytes=0)
         """
         self._check_writable()
-        if isinstance(grace, bool) or not isinstance(grace, (int, float)):
-            raise InvalidTypeError(f"grace must be a number of seconds, not {type(grace).__name__}")
-        if not 0 <= grace <= MAX_GRACE:
-            raise InvalidValueError(f"grace must be between 0 and {MAX_GRACE:.0f} seconds, not {grace}")
+        seconds = check_seconds("grace", grace)
         kill_orphans(self._database)
-        return sweep(self._database, grace=grace)
+        return sweep(self._database, grace=seconds)
 
     def _arrays(self, reader: Reader, listing: Listing) -> Iterator[tuple[str, Array]]:
-        for item in reader.arrays(listing):
-            yield item
-            del item
+        arrays = reader.arrays(listing)
+        while True:
             self._check_usable()
+            item = next(arrays, None)
+            if item is None:
+                return
+            yield item
+            del item  # before the next one is made
 
 
 def _check_names(names: object) -> Collection[str] | None:

@@ -14,6 +14,9 @@ MAX_TYPE_BYTES = 65_536
 
 MAX_INT = 2**63 - 1
 
+MAX_SECONDS = 1e9
+"""About 32 years: more than anybody waits, and less than what overflows a clock."""
+
 
 def check_text(what: str, value: object, *, limit: int = MAX_NAME_BYTES) -> str:
     """Return ``value`` if it is a string that every database can hold.
@@ -68,6 +71,31 @@ def check_int(what: str, value: object) -> int:
     return int(value)
 
 
+def check_bool(what: str, value: object) -> bool:
+    """Return a bool; nothing else passes for one, since ``"no"`` would be true."""
+    if not isinstance(value, bool):
+        raise InvalidTypeError(f"{what} must be a bool, not {type(value).__name__}")
+    return value
+
+
+def check_choice(what: str, value: object, first: str, second: str) -> str:
+    """Return one of two words."""
+    if not isinstance(value, str):
+        raise InvalidTypeError(f"{what} must be {first!r} or {second!r}, not {type(value).__name__}")
+    if value not in {first, second}:
+        raise InvalidValueError(f"{what} must be {first!r} or {second!r}, not {value!r:.80}")
+    return value
+
+
+def check_seconds(what: str, value: object) -> float:
+    """Return a number of seconds, not negative, that a clock can count."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidTypeError(f"{what} must be a number of seconds, not {type(value).__name__}")
+    if not 0 <= value <= MAX_SECONDS:
+        raise InvalidValueError(f"{what} must be between 0 and {MAX_SECONDS:.0f} seconds, not {value}")
+    return float(value)
+
+
 def check_tag(tag: object) -> str:
     """Return a tag; one that looks like another kind of reference is refused."""
     name = check_text("tag", tag)
@@ -95,7 +123,7 @@ def check_metrics(metrics: object) -> dict[str, float]:
     """
     if metrics is None:
         return {}
-    if not hasattr(metrics, "items"):
+    if not hasattr(metrics, "items") or isinstance(metrics, type):
         raise InvalidTypeError(f"metrics must be a mapping of str to int or float, not {type(metrics).__name__}")
     return {check_text("metric", name): _check_metric(name, value) for name, value in metrics.items()}
 

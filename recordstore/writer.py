@@ -81,6 +81,7 @@ class Writer:
                     self._publish(drafts, check=not first)
                     published = True
             feed.settle(batch)
+            del batch  # and with it the arrays of a lazy input, before it makes the next one
             if not published:
                 time.sleep(PAUSE_SECONDS)
         if not first:
