@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from recordstore.npy import NDArray
     from recordstore.tensor import Tensor
 
-_STYPE: Any = SType  # to mypy, a class whose __new__ never returns has no attributes
-
 
 @dataclass
 class Array:
@@ -129,7 +127,7 @@ class Array:
         if not isinstance(ndarray, np.ndarray):
             raise AssertionError(f"Expected NumPy ndarray, got {type(ndarray)}")  # noqa: TRY004 - as Flower raises
         data = npy.dump(ndarray)
-        return Array(dtype=str(ndarray.dtype), shape=list(ndarray.shape), stype=_STYPE.NUMPY, data=data)
+        return Array(dtype=str(ndarray.dtype), shape=list(ndarray.shape), stype=SType.NUMPY, data=data)
 
     @classmethod
     def from_torch_tensor(cls, tensor: Tensor) -> Array:
@@ -187,7 +185,7 @@ class Array:
         >>> Array(np.array([1, 2])).numpy()
         array([1, 2])
         """
-        if self.stype != _STYPE.NUMPY:
+        if self.stype != SType.NUMPY:
             raise TypeError(f"Unsupported serialization type for numpy conversion: '{self.stype}'")
         return npy.load(self.data)
 
@@ -201,7 +199,7 @@ def convert_tensor(tensor: Tensor, array_class: type[Array] = Array) -> Array:
         name = raw_dtype(host)
         if name is None:
             raise
-        return Array(dtype=name, shape=list(host.shape), stype=_STYPE.TORCH, data=raw_view(host).tobytes())
+        return Array(dtype=name, shape=list(host.shape), stype=SType.TORCH, data=raw_view(host).tobytes())
     return array_class.from_numpy_ndarray(ndarray)
 
 
@@ -210,7 +208,7 @@ def restore_tensor(torch: ModuleType, array: Array) -> Tensor:
     try:
         ndarray = array.numpy()
     except TypeError:
-        if getattr(array, "stype", None) != _STYPE.TORCH:
+        if getattr(array, "stype", None) != SType.TORCH:
             raise
         return from_raw(array.dtype, array.shape, array.data)
     return torch.from_numpy(ndarray)
