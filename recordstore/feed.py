@@ -5,12 +5,11 @@ Only :meth:`Feed.refill` is called inside a write transaction: it hands work to 
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from recordstore import constants
 from recordstore.digest import EMPTY_DIGEST, array_digest, blob_digest, chunk_digest
-from recordstore.hashing import INLINE_BYTES, HashPool, copy_and_hash, hash_chunks
+from recordstore.hashing import INLINE_BYTES, HashPool, Pending, copy_and_hash, hash_chunks
 from recordstore.inputs import Entry
 
 Heads = set[tuple[int, bytes]]
@@ -33,7 +32,7 @@ class Upload:
     maybe_stored: bool = False
     submitted: int = 0
     digests: list[bytes] = field(default_factory=list)
-    spans: list[Future[list[bytes]]] = field(default_factory=list)
+    spans: list[Pending[list[bytes]]] = field(default_factory=list)
     digest: bytes | None = None
     blob_id: int | None = None
     owned: bool = False
@@ -72,7 +71,7 @@ class Piece:
     upload: Upload
     seq: int
     data: memoryview
-    digest: Future[bytes]
+    digest: Pending[bytes]
 
 
 @dataclass(slots=True)
@@ -257,7 +256,7 @@ class Feed:
         upload.submitted += 1
         return piece
 
-    def _spans(self, upload: Upload) -> list[Future[list[bytes]]]:
+    def _spans(self, upload: Upload) -> list[Pending[list[bytes]]]:
         source = upload.entry.source
         return [
             self._pool.submit(source.nbytes, hash_chunks, source, first, first + HASH_SPAN)

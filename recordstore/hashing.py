@@ -4,7 +4,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from typing import Generic, ParamSpec, TypeVar
 
 from recordstore import constants
 from recordstore.digest import chunk_digest
@@ -17,6 +17,22 @@ INLINE_BYTES = 64 * 1024
 """Work of fewer bytes is done at once: BLAKE3 needs 15 µs for it, handing it to a thread costs as much."""
 
 
+class Done(Generic[_T]):
+    """The outcome of work that was done at once: a ``Future`` costs 20 times as much to make."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: _T) -> None:
+        self._value = value
+
+    def result(self) -> _T:
+        """Return the outcome."""
+        return self._value
+
+
+Pending = Done[_T] | Future[_T]
+
+
 class HashPool:
     """A few threads, started with the first large piece of work; BLAKE3 and large copies release the GIL."""
 
@@ -24,13 +40,11 @@ class HashPool:
         self._executor: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
 
-    def submit(self, nbytes: int, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
+    def submit(self, nbytes: int, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> "Pending[_T]":
         """Call ``function``, which works on ``nbytes`` bytes, now or in a thread."""
         if nbytes >= INLINE_BYTES:
             return self._threads().submit(function, *args, **kwargs)
-        future: Future[_T] = Future()
-        future.set_result(function(*args, **kwargs))
-        return future
+        return Done(function(*args, **kwargs))
 
     def close(self) -> None:
         """Finish the work that was handed in and end the threads."""

@@ -8,7 +8,6 @@ import contextlib
 import io
 import json
 from collections.abc import Collection, Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import groupby
 from typing import NoReturn
@@ -21,7 +20,7 @@ from recordstore.blobs import BlobRepository, StoredChunk
 from recordstore.digest import array_digest, blob_digest, chunk_digest, record_digest
 from recordstore.engine import Database
 from recordstore.exceptions import ArrayNotFoundError, CorruptRecordError, RecordNotFoundError, RecordStoreError
-from recordstore.hashing import HashPool, hash_and_release
+from recordstore.hashing import HashPool, Pending, hash_and_release
 from recordstore.refs import Ref
 from recordstore.repository import RecordRepository, StoredArrayRow
 from recordstore.validation import MAX_INT
@@ -42,6 +41,8 @@ class Listing:
 
     record_id: int
     arrays: list[StoredArrayRow]
+    sizes: dict[int, tuple[int, int]]
+    """How many chunks the large blobs have, and how many bytes these really hold."""
 
 
 class _Assembly:
@@ -56,7 +57,7 @@ class _Assembly:
         self._buffer = io.BytesIO(bytes(nbytes))
         self._view = self._buffer.getbuffer()
         self._position = 0
-        self._hashes: list[Future[bytes]] = []
+        self._hashes: list[Pending[bytes]] = []
         self._stored: list[bytes] = []
 
     @property
@@ -105,16 +106,17 @@ class Reader:
             records = RecordRepository(session)
             record = records.find(ref)
             arrays = list(records.arrays(record.id))
+            chosen = [array for array in arrays if names is None or array.name in names]
+            large = [array.blob_id for array in chosen if array.blob_nbytes > constants.CHUNK_SIZE]
+            sizes = BlobRepository(session).sizes(large)
         digests = [_array_digest(array) for array in arrays]
         if len(arrays) != record.array_count or record_digest(digests) != record.digest:
             raise CorruptRecordError(f"the list of arrays of record {record.id} is not the one that was saved")
-        if names is None:
-            return Listing(record.id, arrays)
-        if missing := set(names) - {array.name for array in arrays}:
+        if missing := set(names or ()) - {array.name for array in chosen}:
             raise ArrayNotFoundError(
                 f"record {record.id} has no array {min(missing)!r}; info({record.id}).names lists those it has"
             )
-        return Listing(record.id, [array for array in arrays if array.name in names])
+        return Listing(record.id, chosen, sizes)
 
     def arrays(self, listing: Listing) -> Iterator[tuple[str, Array]]:
         """Yield names and arrays in their order; no transaction is open meanwhile."""
@@ -151,20 +153,16 @@ class Reader:
 
     def _read_large(self, listing: Listing, row: StoredArrayRow) -> bytes:
         """Read one array of many bytes, in several transactions."""
-        assembly: _Assembly | None = None
-        count = 1
-        while assembly is None or assembly.count < count:
+        count, nbytes = listing.sizes.get(row.blob_id, (0, 0))
+        if nbytes != row.blob_nbytes:  # nothing is allocated on the word of a number
+            raise CorruptRecordError("chunks are missing, or hold more bytes than were saved")
+        assembly = _Assembly(nbytes, self._pool)
+        for first in range(0, count, SPAN_CHUNKS):
+            last = min(first + SPAN_CHUNKS, count)
             with self._database.read() as session:
-                blobs = BlobRepository(session)
-                if assembly is None:
-                    count, nbytes = blobs.sizes([row.blob_id]).get(row.blob_id, (0, 0))
-                    if nbytes != row.blob_nbytes:  # nothing is allocated on the word of a number
-                        _explain_missing(session, listing)
-                    assembly = _Assembly(nbytes, self._pool)
-                first = assembly.count
-                for chunk in blobs.chunks([row.blob_id], first, first + SPAN_CHUNKS):
+                for chunk in BlobRepository(session).chunks([row.blob_id], first, last):
                     assembly.add(chunk)
-                if assembly.count < min(first + SPAN_CHUNKS, count):
+                if assembly.count < last:
                     _explain_missing(session, listing)
         return assembly.finish(row)
 
