@@ -21,6 +21,9 @@ BATCH_ROWS = 5_000
 RING_CHUNKS = 16
 """Chunks of mutable input (ndarrays, tensors) that exist as copies at any one time during a save."""
 
+PAUSE_SECONDS = 0.002
+"""Rest between two transactions of one call, in which another writer gets the lock: without it a second one starves."""
+
 
 class SType:
     """Serialization types of an :class:`~recordstore.Array`; a namespace that cannot be instantiated."""

@@ -5,10 +5,10 @@ Only :meth:`Feed.refill` is called inside a write transaction: it hands work to 
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
 from recordstore import constants
-from recordstore.digest import EMPTY_DIGEST, array_digest, blob_digest, chunk_digest
+from recordstore.batch import Batch, Piece, Upload
+from recordstore.digest import chunk_digest
 from recordstore.hashing import INLINE_BYTES, HashPool, Pending, copy_and_hash, hash_chunks
 from recordstore.inputs import Entry
 
@@ -17,94 +17,6 @@ Heads = set[tuple[int, bytes]]
 
 HASH_SPAN = 32
 """Chunks that one task hashes where nothing is to be written."""
-
-
-@dataclass(slots=True, eq=False)
-class Upload:
-    """One array on its way: its entry, its place in the record, and what is known of its bytes so far.
-
-    ``maybe_stored`` is set while a stored blob has the same length and first chunk: the bytes are then hashed whole
-    before any is written. ``owned`` is set once the blob ``blob_id`` is one that this save creates.
-    """
-
-    entry: Entry
-    position: int
-    maybe_stored: bool = False
-    submitted: int = 0
-    digests: list[bytes] = field(default_factory=list)
-    spans: list[Pending[list[bytes]]] = field(default_factory=list)
-    digest: bytes | None = None
-    blob_id: int | None = None
-    owned: bool = False
-
-    @property
-    def nbytes(self) -> int:
-        """Return the length of the serialized bytes."""
-        return self.entry.source.nbytes
-
-    @property
-    def chunk_count(self) -> int:
-        """Return the number of chunks that the bytes make."""
-        return -(-self.nbytes // constants.CHUNK_SIZE)
-
-    @property
-    def head(self) -> bytes:
-        """Return the digest of the first chunk, once it was hashed."""
-        return self.digests[0] if self.digests else EMPTY_DIGEST
-
-    def add_digests(self, digests: list[bytes]) -> None:
-        """Take the digests of the next chunks; with the last one the digest of the blob is known."""
-        self.digests += digests
-        if len(self.digests) == self.chunk_count:
-            self.digest = blob_digest(self.nbytes, self.digests)
-
-    def array_digest(self, blob: bytes) -> bytes:
-        """Return the digest of the array, given that of its blob."""
-        entry = self.entry
-        return array_digest(self.position, (entry.name, entry.dtype, entry.shape, entry.stype), blob)
-
-
-@dataclass(slots=True, eq=False)
-class Piece:
-    """One chunk: where its bytes lie, and their digest, which a thread computes."""
-
-    upload: Upload
-    seq: int
-    data: memoryview
-    digest: Pending[bytes]
-
-
-@dataclass(slots=True)
-class Batch:
-    """What one write transaction takes: chunks, and arrays that bring none (empty, or perhaps stored already)."""
-
-    pieces: list[Piece] = field(default_factory=list)
-    whole: list[Upload] = field(default_factory=list)
-    nbytes: int = 0
-    rows: int = 0
-
-    def add(self, work: Piece | Upload) -> bool:
-        """Take one more thing, unless the transaction would become too large."""
-        size = len(work.data) if isinstance(work, Piece) else 0
-        if self.rows and (self.nbytes + size > constants.BATCH_BYTES or self.rows + 3 > constants.BATCH_ROWS):
-            return False
-        self.nbytes, self.rows = self.nbytes + size, self.rows + 3
-        if isinstance(work, Piece):
-            self.pieces.append(work)
-        else:
-            self.whole.append(work)
-        return True
-
-    def wait(self) -> None:
-        """Wait for the threads, until the digests of all that is in the batch are known."""
-        for piece in self.pieces:
-            piece.upload.add_digests([piece.digest.result()])
-        for upload in self.whole:
-            upload.add_digests([digest for span in upload.spans for digest in span.result()])
-
-    def uploads(self) -> list[Upload]:
-        """Return the arrays of which something is in the batch, each once."""
-        return list(dict.fromkeys([*(piece.upload for piece in self.pieces), *self.whole]))
 
 
 class Ring:

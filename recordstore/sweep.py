@@ -17,7 +17,6 @@ from recordstore.blobs import NO_SYNC, BlobRepository, literal
 from recordstore.engine import Database
 from recordstore.info import Swept
 from recordstore.orm import DEAD, DELETING, READY, WRITING, ArrayRow, BlobRow, ChunkRow, MetricRow, RecordRow, TagRow
-from recordstore.writer import PAUSE_SECONDS
 
 
 def sweep(database: Database, *, grace: float, steps: int | None = None, wait: float | None = None) -> Swept:
@@ -41,7 +40,7 @@ def sweep(database: Database, *, grace: float, steps: int | None = None, wait: f
             swept = _sweep_record(session, grace) or _sweep_blobs(session)
         total = Swept(*map(add, total, swept))
         done += 1
-        time.sleep(PAUSE_SECONDS)
+        time.sleep(constants.PAUSE_SECONDS)
     return total
 
 

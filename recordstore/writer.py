@@ -11,17 +11,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from recordstore import constants
+from recordstore.batch import Batch, Piece, Upload
 from recordstore.blobs import BlobRepository
 from recordstore.digest import record_digest
 from recordstore.drafts import Draft, DraftRepository
 from recordstore.engine import Database
 from recordstore.exceptions import CorruptRecordError, RecordStoreError
-from recordstore.feed import Batch, Feed, Heads, Piece, Upload
+from recordstore.feed import Feed, Heads
 from recordstore.hashing import HashPool
 from recordstore.inputs import Entry
-
-PAUSE_SECONDS = 0.002
-"""Rest between two transactions, in which another writer gets the lock: without it a second one starves."""
 
 GROUP_BYTES = 4 * 1024 * 1024
 """Bytes of chunks in one insert; the memory of their copies is free for the next chunks after it."""
@@ -83,7 +82,7 @@ class Writer:
             feed.settle(batch)
             del batch  # and with it the arrays of a lazy input, before it makes the next one
             if not published:
-                time.sleep(PAUSE_SECONDS)
+                time.sleep(constants.PAUSE_SECONDS)
         if not first:
             self._database.shrink()
 
