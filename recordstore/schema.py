@@ -44,7 +44,12 @@ def refuse_foreign(target: Target) -> None:
     NotARecordStoreError
         The file is no SQLite database, or another application's.
     """
-    if target.path is None or Path(target.path).stat().st_size == 0 or Path(f"{target.path}-journal").exists():
+    if target.path is None:
+        return
+    size = Path(target.path).stat().st_size
+    if size == 1:  # SQLite takes a file of one byte for an empty one
+        raise NotARecordStoreError(f"{target} is no record store: it holds one byte; choose another path")
+    if size == 0 or Path(f"{target.path}-journal").exists():
         return  # new, or perhaps cut off in its creation: what it is shows after the roll-back
     uri = f"file:{quote(target.path)}?mode=ro&immutable=1"
     with translated(str(target), opening=True), closing(sqlite3.connect(uri, uri=True)) as connection:

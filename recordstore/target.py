@@ -52,8 +52,8 @@ class Target:
             folder = Path(path).parent
             hint = f"create the folder {folder} first" if not folder.is_dir() else "choose a folder you can write to"
             raise StoreAccessError(f"{self} cannot be created: {error.strerror}; {hint}") from error
-        os.fchmod(descriptor, 0o600)
         os.close(descriptor)
+        Path(path).chmod(0o600)  # an odd umask may have taken our own rights too
 
 
 def parse_target(target: str | os.PathLike[str] | URL) -> Target:

@@ -1,0 +1,77 @@
+"""What the tests of the store share."""
+
+import hashlib
+import importlib
+import sqlite3
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from recordstore import RecordStore
+
+Query = Callable[..., list[tuple[Any, ...]]]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store.db"
+
+
+@pytest.fixture(params=["file", "memory"])
+def store(request: pytest.FixtureRequest, path: Path) -> Iterator[RecordStore]:
+    """An empty store of each kind."""
+    with RecordStore(path if request.param == "file" else ":memory:") as opened:
+        yield opened
+
+
+@pytest.fixture
+def memory() -> Iterator[RecordStore]:
+    """An empty store in memory, for what does not depend on where it lies."""
+    with RecordStore(":memory:") as opened:
+        yield opened
+
+
+@pytest.fixture
+def file_store(path: Path) -> Iterator[RecordStore]:
+    """An empty store in the file ``path``."""
+    with RecordStore(path) as opened:
+        yield opened
+
+
+@pytest.fixture
+def query(path: Path) -> Query:
+    """Ask the file ``path`` with nothing but sqlite3: the store is not its own witness."""
+
+    def ask(sql: str, *parameters: object) -> list[tuple[Any, ...]]:
+        with closing(sqlite3.connect(path)) as connection, connection:
+            return connection.execute(sql, parameters).fetchall()
+
+    return ask
+
+
+@pytest.fixture
+def fingerprint(path: Path) -> Callable[[], str]:
+    """Return the SHA-256 of the file ``path``; not during a transaction, whose locks closing the file would drop."""
+    return lambda: hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="session")
+def torch() -> ModuleType:
+    return pytest.importorskip("torch", reason="torch is not installed")
+
+
+@pytest.fixture(scope="session")
+def flwr_app(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """Today's Flower, imported without the warnings of what it depends on."""
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        patch.setenv("FLWR_TELEMETRY_ENABLED", "0")
+        patch.setenv("FLWR_DISABLE_UPDATE_CHECK", "1")
+        patch.setenv("FLWR_HOME", str(tmp_path_factory.mktemp("flower")))
+        warnings.simplefilter("ignore")
+        pytest.importorskip("flwr", reason="flwr is not installed")
+        return importlib.import_module("flwr.app")
