@@ -75,7 +75,7 @@ def main() -> None:
     target = parse_target(name)
     target.ensure_file(read_only=False)
     schema.refuse_foreign(target)
-    with Database(target, read_only=False, timeout=30.0).migration(*schema.CREATION) as own:
+    with schema.migrating(Database(target, read_only=False, timeout=30.0)) as own:
         migrate(own)
 
 

@@ -2,8 +2,8 @@
 
 import sqlite3
 import threading
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -70,11 +70,9 @@ def prepare(database: Database, *, upgrade: bool) -> None:
     """
     with database.inspection() as connection:
         version = inspect(connection, database.target)
-        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
     if version != int(HEAD):
         _refuse_change(database, version, upgrade=upgrade)
-        rebuild = ("VACUUM",) if version is None and pages else ()  # an empty database whose settings are fixed already
-        _migrate(database, *CREATION, *rebuild)
+        _migrate(database)
     database.schema_version = int(HEAD)
 
 
@@ -141,9 +139,20 @@ def _refuse_change(database: Database, version: int | None, *, upgrade: bool) ->
         )
 
 
-def _migrate(database: Database, *setup: str) -> None:
+@contextmanager
+def migrating(database: Database) -> Iterator[Connection]:
+    """Give a connection in a transaction that may change the schema, and its final settings to an empty database."""
+    with database.inspection() as connection:
+        empty = connection.exec_driver_sql("SELECT count(*) FROM sqlite_schema").scalar_one() == 0
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+    rebuild = ("VACUUM",) if pages else ()  # a file that is not empty, though its database is, has settings already
+    with database.migration(*((*CREATION, *rebuild) if empty else ())) as connection:
+        yield connection
+
+
+def _migrate(database: Database) -> None:
     """Run the missing revisions in one transaction, unless another process has just done so."""
-    with database.migration(*setup) as connection, _alembic:  # Alembic's state is global
+    with migrating(database) as connection, _alembic:  # Alembic's state is global
         if inspect(connection, database.target) != int(HEAD):
             _run_alembic(connection)
             inspect(connection, database.target)

@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import sqlite3
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -13,6 +14,8 @@ from typing import Any
 import pytest
 
 from recordstore import RecordStore
+
+sys.path.insert(0, str(Path(__file__).parent))  # for support.py
 
 Query = Callable[..., list[tuple[Any, ...]]]
 

@@ -1,0 +1,142 @@
+"""Child processes that run a function of a test file, and witnesses that know nothing of the package.
+
+    def child(path):
+        say(os.getpid())
+        assert hear() == "go on"
+
+    with Child(child, path) as process:
+        assert process.hear() == process.pid
+        process.say("go on")
+        assert process.finish() == []
+
+Nothing is inherited: the child is a fresh interpreter that imports the test file again.
+"""
+
+import importlib.util
+import io
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+import recordstore
+from recordstore import constants
+
+
+class Child:
+    """A process that runs ``function(*arguments)``, which are sent as JSON; leaving the block ends it."""
+
+    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
+        folders = [Path(recordstore.__file__).parents[1], Path(__file__).parent]
+        texts = json.dumps([str(item) if isinstance(item, Path) else item for item in arguments])
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, function.__code__.co_filename, function.__name__, texts],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))},
+        )
+        self.pid = self._process.pid
+
+    def say(self, message: object) -> None:
+        """Send a message."""
+        self._process.stdin.write(json.dumps(message).encode() + b"\n")
+        self._process.stdin.flush()
+
+    def hear(self) -> Any:
+        """Return the next message."""
+        line = self._process.stdout.readline()
+        assert line, f"the child ended with the exit code {self._process.wait()}"
+        return json.loads(line)
+
+    def finish(self) -> list[Any]:
+        """Return the messages that are left, once the child has ended well."""
+        self._process.stdin.close()
+        messages = [json.loads(line) for line in self._process.stdout]
+        assert self._process.wait() == 0
+        return messages
+
+    def kill(self) -> None:
+        """Send it SIGKILL and wait for its end."""
+        self._process.kill()
+        self._process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+        self._process.stdout.close()
+        self._process.stdin.close()
+
+
+def say(message: object) -> None:
+    """Send a message to the process that started this one; whole, whenever this one is killed."""
+    os.write(1, json.dumps(message).encode() + b"\n")
+
+
+def hear() -> Any:
+    """Return the next message of the process that started this one."""
+    line = sys.stdin.readline()
+    return json.loads(line) if line else None
+
+
+def make_small(**sizes: float) -> None:
+    """Set constants of the package for the rest of this process, a child."""
+    for name, size in sizes.items():
+        setattr(constants, name, size)
+
+
+def npy(array: np.ndarray) -> bytes:
+    """Return what ``numpy.save`` writes."""
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    return stream.getvalue()
+
+
+def rows(path: Path | str, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
+    """Ask the file with nothing but sqlite3."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        return connection.execute(sql, parameters).fetchall()
+
+
+def flaws(path: Path | str) -> dict[str, list[tuple[Any, ...]]]:
+    """Return what SQLite finds wrong with a file, and what of its rows no visible record needs."""
+    queries = {
+        "damaged pages": "SELECT * FROM pragma_integrity_check WHERE integrity_check != 'ok'",
+        "dangling references": "SELECT * FROM pragma_foreign_key_check",
+        "unfinished records": "SELECT id, state FROM record WHERE state != 'ready'",
+        "unfinished blobs": "SELECT id, state FROM blob WHERE state NOT IN ('ready', 'damaged')",
+        "blobs without an array": "SELECT id, state FROM blob WHERE id NOT IN (SELECT blob_id FROM array)",
+        "arrays without a record": "SELECT record_id FROM array WHERE record_id NOT IN (SELECT id FROM record)",
+        "chunks without a blob": "SELECT id FROM chunk WHERE blob_id NOT IN (SELECT id FROM blob)",
+        "blobs without their bytes": "SELECT id FROM blob WHERE nbytes != "
+        "(SELECT coalesce(sum(length(data)), 0) FROM chunk WHERE blob_id = blob.id)",
+        "records without their arrays": "SELECT id FROM record WHERE array_count != "
+        "(SELECT count(*) FROM array WHERE record_id = record.id)",
+    }
+    return {flaw: found for flaw, sql in queries.items() if (found := rows(path, sql))}
+
+
+def main() -> None:
+    """Run the function that the command line names."""
+    _, file, name, arguments = sys.argv
+    spec = importlib.util.spec_from_file_location("child", file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["child"] = module
+    spec.loader.exec_module(module)
+    getattr(module, name)(*json.loads(arguments))
+
+
+if __name__ == "__main__":
+    sys.modules["support"] = sys.modules["__main__"]
+    main()

@@ -1,0 +1,96 @@
+"""``python -m recordstore``: the commands that the schema errors name."""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recordstore import RecordStore
+from recordstore.__main__ import main
+
+CHECKOUT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def full_path(path: Path) -> Path:
+    with RecordStore(path) as store:
+        for number in range(3):
+            store.save({"x": np.full(3, number)}, run="r", round=number)
+    return path
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_check_says_what_is_in_a_store_and_changes_nothing(full_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = digest(full_path)
+    assert main(["check", str(full_path)]) == 0
+    assert capsys.readouterr() == (f"{full_path}: schema 0001, up to date; records: 3, runs: 1\n", "")
+    assert digest(full_path) == before
+
+
+def test_the_module_is_a_command(full_path: Path) -> None:
+    command = [sys.executable, "-m", "recordstore", "check", full_path.name]
+    done = subprocess.run(command, cwd=full_path.parent, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "store.db: schema 0001, up to date; records: 3, runs: 1\n"
+    done = subprocess.run([*command, "more"], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "usage: python -m recordstore" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["check", "upgrade"])
+def test_a_target_that_is_no_store_is_an_error_on_stderr(
+    path: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, str(path)]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"recordstore: {path} does not exist")
+    assert not path.exists(), "neither command creates a store"
+
+    path.write_text("round,accuracy\n" * 100)
+    assert main([command, str(path)]) == 1
+    assert capsys.readouterr().err.startswith(f"recordstore: {path}: this is no record store")
+
+    assert main([command, str(path.parent)]) == 1
+    assert "is a folder" in capsys.readouterr().err
+
+    assert main([command, "postgresql://me:secret@host/db"]) == 1
+    assert "secret" not in capsys.readouterr().err
+
+
+def test_upgrade_leaves_a_store_that_is_up_to_date_alone(full_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = digest(full_path)
+    assert main(["upgrade", str(full_path)]) == 0
+    assert capsys.readouterr() == (f"{full_path}: schema 0001, records: 3\n", "")
+    assert digest(full_path) == before
+
+
+def test_the_command_that_check_names_upgrades_an_older_store(
+    full_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripts = tmp_path / "migrations"
+    shutil.copytree(CHECKOUT / "migrations", scripts, ignore=shutil.ignore_patterns("__pycache__"))
+    (scripts / "versions/0002_nothing.py").write_text(
+        'revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None\n\n\ndef upgrade():\n    pass\n'
+    )
+    monkeypatch.setattr("recordstore.schema.HEAD", "0002")
+    monkeypatch.setattr("recordstore.schema._scripts", lambda: scripts)
+
+    before = digest(full_path)
+    assert main(["check", str(full_path)]) == 1
+    error = capsys.readouterr().err
+    assert f"`python -m recordstore upgrade {full_path}`" in error
+    assert digest(full_path) == before
+
+    named = error.split("`")[1].split()[3:]
+    assert main(named) == 0
+    assert capsys.readouterr().out == f"{full_path}: schema 0002, records: 3\n"
+    assert main(["check", str(full_path)]) == 0
+    assert "schema 0002, up to date; records: 3" in capsys.readouterr().out
