@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import bindparam, exists, func, insert, select, update
 from sqlalchemy.orm import Session
 
+from recordstore.exceptions import CorruptRecordError
 from recordstore.orm import DAMAGED, DEAD, READY, WRITING, ArrayRow, BlobRow, ChunkRow
 
 
@@ -135,4 +136,7 @@ class BlobRepository:
             .order_by(ChunkRow.blob_id, ChunkRow.seq)
         )
         for row in rows:
-            yield StoredChunk(*row)
+            chunk = StoredChunk(*row)
+            if not isinstance(chunk.data, bytes):
+                raise CorruptRecordError(f"chunk {chunk.seq} holds no bytes")
+            yield chunk

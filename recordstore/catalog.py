@@ -9,7 +9,7 @@ from recordstore.handle import StoreHandle
 from recordstore.info import RecordInfo, RunInfo
 from recordstore.refs import parse_ref
 from recordstore.repository import RecordRepository
-from recordstore.validation import check_bool, check_choice, check_int, check_run, check_tag, check_text
+from recordstore.validation import check_bool, check_choice, check_int, check_run, check_tag, check_text, show
 
 PAGE = 100
 """Records that one query of an iteration reads."""
@@ -69,7 +69,7 @@ class Catalog(StoreHandle):
         self._check_usable()
         count = None if limit is None else check_int("limit", limit)
         if count is not None and count < 0:
-            raise InvalidValueError(f"limit must not be negative, and is {count}")
+            raise InvalidValueError(f"limit must not be negative, and is {show(count)}")
         return self._pages(check_run(run), newest_first=check_bool("newest_first", newest_first), limit=count)
 
     def latest(self, run: str | None = None) -> RecordInfo | None:

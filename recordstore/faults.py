@@ -58,11 +58,18 @@ def translated(target: str, *, opening: bool = False) -> Iterator[None]:
         raise _translate(cause, target, opening=opening) from error
     except (SQLAlchemyError, sqlite3.Error) as error:
         raise _translate(error, target, opening=opening) from error
+    except RecordStoreError:
+        raise
+    except (TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        # no code of the caller runs in here: a value in a row is not what we would have written
+        raise CorruptRecordError(f"{target}: a row cannot be understood ({type(error).__name__}: {error})") from error
 
 
 def _translate(error: BaseException, target: str, *, opening: bool) -> RecordStoreError:
     code = result_code(error)
     kind, text = _WORDS.get(code, (RecordStoreError, "the database refused the call"))
+    if not code and str(error).startswith("Could not decode"):  # a text that is no UTF-8
+        kind, text = CorruptRecordError, "a row cannot be understood"
     if code in DAMAGED_FILE and opening:
         kind, text = NotARecordStoreError, "this is no record store, or a truncated or damaged one"
     return kind(f"{target}: {text} ({error})")

@@ -12,7 +12,7 @@ from recordstore.constants import GC_THRESHOLD, SType
 from recordstore.digest import shape_json
 from recordstore.exceptions import InvalidTypeError, InvalidValueError
 from recordstore.sources import BytesSource, Source, array_source, raw_tensor_source
-from recordstore.validation import MAX_TYPE_BYTES, check_text
+from recordstore.validation import MAX_TYPE_BYTES, check_text, show
 
 _ARRAY_FIELDS = ("dtype", "shape", "stype", "data")
 
@@ -44,7 +44,7 @@ class Input:
         self.lazy = False
         if isinstance(record, list):
             self._pairs = _from_list(record)
-        elif hasattr(record, "items") and not isinstance(record, type):
+        elif callable(getattr(record, "items", None)) and not isinstance(record, type):
             self._pairs = self._from_mapping(record)
         elif _may_yield_pairs(record):
             self._pairs, self.lazy = record, True
@@ -52,7 +52,7 @@ class Input:
             raise _wrong_record(record)
         if not self.lazy:
             for name, value in self._pairs:
-                _check_value(_check_name(name), value)
+                _check_value(name, value)
 
     def entries(self) -> Iterator[Entry]:
         """Yield the entries in order, each made when it is asked for."""
@@ -97,7 +97,7 @@ class Input:
     def _from_mapping(self, record: Any) -> list[tuple[str, Any]]:
         if not self._keep and not isinstance(record, MutableMapping):
             raise InvalidTypeError(f"keep_input=False has to empty its input, which a {type(record).__name__} forbids")
-        return list(record.items())
+        return [_check_pair(pair) for pair in record.items()]
 
 
 def _from_list(record: list[Any]) -> list[tuple[str, Any]]:
@@ -177,7 +177,11 @@ def _check_array(name: str, value: Any) -> None:
     check_text(f"the dtype of array {name!r}", value.dtype, limit=MAX_TYPE_BYTES)
     check_text(f"the stype of array {name!r}", value.stype, limit=MAX_TYPE_BYTES)
     if not isinstance(value.shape, (list, tuple)) or not all(isinstance(length, int) for length in value.shape):
-        raise InvalidTypeError(f"the shape of array {name!r} must be a list of int, not {value.shape!r:.80}")
+        raise InvalidTypeError(f"the shape of array {name!r} must be a list of int, not {show(value.shape)}")
+    try:
+        shape_json(value.shape)
+    except ValueError as error:
+        raise InvalidValueError(f"the shape of array {name!r} cannot be written down: {error}") from None
 
 
 def _entry(name: str, value: Any) -> Entry:
@@ -185,7 +189,8 @@ def _entry(name: str, value: Any) -> Entry:
         return Entry(name, str(value.dtype), shape_json(value.shape), SType.NUMPY, array_source(value))
     if tensor.is_tensor(value):
         return _tensor_entry(name, value)
-    return Entry(name, str(value.dtype), shape_json(value.shape), str(value.stype), BytesSource(value.data))
+    dtype, stype = str.__str__(value.dtype), str.__str__(value.stype)
+    return Entry(name, dtype, shape_json(value.shape), stype, BytesSource(value.data))
 
 
 def _tensor_entry(name: str, value: Any) -> Entry:

@@ -194,7 +194,7 @@ def _verify(row: StoredArrayRow, digests: list[bytes], stored: list[bytes]) -> N
 
 
 def _array_digest(row: StoredArrayRow) -> bytes:
-    return array_digest(row.position, (row.name, row.dtype, row.shape, row.stype), row.blob_digest or b"")
+    return array_digest(row.position, (row.name, row.dtype, row.shape, row.stype), row.blob_digest)
 
 
 def _array(listing: Listing, row: StoredArrayRow, data: bytes) -> Array:

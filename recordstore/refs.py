@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from recordstore.exceptions import InvalidTypeError, RecordNotFoundError
 from recordstore.info import RecordInfo
-from recordstore.validation import MAX_INT, check_int
+from recordstore.validation import MAX_INT, check_int, show
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def parse_ref(ref: object) -> Ref:
             f"a record is named by its id, a RecordInfo, or a str such as 'run@latest', not by {type(ref).__name__}"
         ) from None
     if not 0 < number <= MAX_INT:
-        raise RecordNotFoundError(f"no record has the id {number}: ids begin with 1")
+        raise RecordNotFoundError(f"no record has the id {show(number)}: ids begin with 1")
     return ById(number)
 
 

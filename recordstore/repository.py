@@ -6,7 +6,7 @@ from typing import NamedTuple
 from sqlalchemy import Executable, func, select
 from sqlalchemy.orm import Session
 
-from recordstore.exceptions import AmbiguousReferenceError, RecordNotFoundError
+from recordstore.exceptions import AmbiguousReferenceError, CorruptRecordError, RecordNotFoundError
 from recordstore.info import RecordInfo, RunInfo
 from recordstore.orm import READY, ArrayRow, BlobRow, MetricRow, RecordRow, TagRow
 from recordstore.refs import ById, ByRound, ByTag, Latest, Ref
@@ -24,8 +24,12 @@ class StoredArrayRow(NamedTuple):
     stype: str
     nbytes: int
     blob_id: int
-    blob_digest: bytes | None
+    blob_digest: bytes
     blob_nbytes: int
+
+
+_TYPES = (int, str, str, str, str, int, int, bytes, int)
+"""Types of the columns above: SQLite keeps any value in any column."""
 
 
 class RecordRepository:
@@ -125,7 +129,10 @@ class RecordRepository:
             .order_by(ArrayRow.position)
         )
         for row in rows:
-            yield StoredArrayRow(*row)
+            array = StoredArrayRow._make(row)
+            if tuple(map(type, array)) != _TYPES or array.position < 0:
+                raise CorruptRecordError(f"record {record_id}, array {array.position}: a column has a wrong type")
+            yield array
 
     def is_ready(self, record_id: int) -> bool:
         """Return whether readers can see a record."""

@@ -1,5 +1,6 @@
 """Which schema a database has, and how it gets the newest one: always through the revisions in ``migrations/``."""
 
+import shlex
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -135,7 +136,7 @@ def _refuse_change(database: Database, version: int | None, *, upgrade: bool) ->
     if version is not None and (database.read_only or not upgrade):
         raise SchemaOutdatedError(
             f"{database.target} has schema {version:04}, this recordstore works with {HEAD}; upgrade it with "
-            f"`python -m recordstore upgrade {database.target}` or RecordStore(..., upgrade=True)"
+            f"`python -m recordstore upgrade {shlex.quote(str(database.target))}` or RecordStore(..., upgrade=True)"
         )
 
 

@@ -6,6 +6,8 @@ import numbers
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from recordstore.exceptions import InvalidTypeError, InvalidValueError
 
 MAX_NAME_BYTES = 1024
@@ -13,6 +15,9 @@ MAX_TYPE_BYTES = 65_536
 """Longest dtype and stype in UTF-8 bytes: a structured dtype spells out all its fields."""
 
 MAX_INT = 2**63 - 1
+
+MAX_DEPTH = 200
+"""Levels of nesting of metadata: far below what Python's parser takes, wherever it is called from."""
 
 MAX_SECONDS = 1e9
 """About 32 years: more than anybody waits, and less than what overflows a clock."""
@@ -30,7 +35,7 @@ def check_text(what: str, value: object, *, limit: int = MAX_NAME_BYTES) -> str:
     """
     if not isinstance(value, str):
         raise InvalidTypeError(f"{what} must be a str, not {type(value).__name__}")
-    text = str(value)
+    text = str.__str__(value)  # the value of an enum's member, not its name
     if "\0" in text:
         raise InvalidValueError(f"{what} {text[:80]!r} holds a NUL character, which databases cut texts at")
     try:
@@ -40,6 +45,14 @@ def check_text(what: str, value: object, *, limit: int = MAX_NAME_BYTES) -> str:
     if size > limit:
         raise InvalidValueError(f"{what} {text[:80]!r}... has {size} bytes of UTF-8, more than {limit}")
     return text
+
+
+def show(value: object) -> str:
+    """Return the text of a value for a message, cut to a length that one can read."""
+    try:
+        return f"{value!r:.80}"
+    except ValueError:  # Python writes out no int of more than 4,300 digits
+        return "an int of thousands of digits"
 
 
 def check_run(run: object) -> str | None:
@@ -60,7 +73,7 @@ def check_round(round_: object, run: str | None) -> int | None:
     if run is None:
         raise InvalidValueError("round needs a run: save(record, run='name', round=3)")
     if not 0 <= number <= MAX_INT:
-        raise InvalidValueError(f"round must be between 0 and 2**63 - 1, not {number}")
+        raise InvalidValueError(f"round must be between 0 and 2**63 - 1, not {show(number)}")
     return number
 
 
@@ -92,7 +105,7 @@ def check_seconds(what: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InvalidTypeError(f"{what} must be a number of seconds, not {type(value).__name__}")
     if not 0 <= value <= MAX_SECONDS:
-        raise InvalidValueError(f"{what} must be between 0 and {MAX_SECONDS:.0f} seconds, not {value}")
+        raise InvalidValueError(f"{what} must be between 0 and {MAX_SECONDS:.0f} seconds, not {show(value)}")
     return float(value)
 
 
@@ -123,20 +136,27 @@ def check_metrics(metrics: object) -> dict[str, float]:
     """
     if metrics is None:
         return {}
-    if not hasattr(metrics, "items") or isinstance(metrics, type):
-        raise InvalidTypeError(f"metrics must be a mapping of str to int or float, not {type(metrics).__name__}")
-    return {check_text("metric", name): _check_metric(name, value) for name, value in metrics.items()}
+    try:
+        pairs = dict(metrics.items())  # type: ignore[attr-defined]
+    except (AttributeError, TypeError, ValueError):
+        raise InvalidTypeError(
+            f"metrics must be a mapping of str to int or float, not {type(metrics).__name__}"
+        ) from None
+    return {check_text("metric", name): _check_metric(name, value) for name, value in pairs.items()}
 
 
 def _check_metric(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    if isinstance(value, bool) or not isinstance(value, (numbers.Integral, float, np.floating)):
         raise InvalidTypeError(f"metric {name!r} must be an int or a float, not {type(value).__name__}")
     try:
         number = float(value)
     except OverflowError:
-        number = math.nan
-    if isinstance(value, numbers.Integral) and (math.isnan(number) or int(number) != int(value)):
-        raise InvalidValueError(f"metric {name!r} is {value}, which a float cannot hold exactly; put it into metadata")
+        number = math.inf
+    lost = int(number) != int(value) if math.isfinite(number) and isinstance(value, numbers.Integral) else False
+    if lost or (math.isinf(number) and value not in {math.inf, -math.inf}):
+        raise InvalidValueError(
+            f"metric {name!r} is {show(value)}, which a float cannot hold exactly; put it into metadata"
+        )
     return number
 
 
@@ -154,6 +174,19 @@ def check_metadata(metadata: object) -> Any:
         copy = json.loads(json.dumps(metadata, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidTypeError(f"metadata must be JSON-able (dict, list, str, numbers, bool, None): {error}") from error
+    if _depth(copy) > MAX_DEPTH:
+        raise InvalidTypeError(f"metadata must not be nested more than {MAX_DEPTH} levels deep")
     if copy != metadata:
         raise InvalidTypeError("metadata must equal its JSON round trip: lists for tuples, str for keys")
     return copy
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        members = [
+            item.values() if isinstance(item, dict) else item for item in level if isinstance(item, (dict, list))
+        ]
+        level = [member for group in members for member in group]
+    return depth

@@ -40,9 +40,11 @@ def test_upgrade_makes_a_store_that_the_library_opens(path: Path) -> None:
     with RecordStore(path) as store:
         store.save([np.ones(3)], run="r", round=1)
     assert path.stat().st_mode & 0o777 == 0o600
+    before = path.read_bytes()
     assert alembic("-x", target, "upgrade", "head") == (0, "")
     assert alembic("-x", target, "current") == (0, "0001 (head)\n")
     assert alembic("-x", target, "check") == (0, "No new upgrade operations detected.\n")
+    assert path.read_bytes() == before
     with RecordStore(path) as store:
         assert store.load("r@1")["0"].numpy().tolist() == [1, 1, 1]
 

@@ -8,8 +8,10 @@ import os
 import random
 import shutil
 import signal
+import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import count
@@ -23,7 +25,10 @@ from support import Child, flaws, hear, make_small, npy, rows, say
 
 from recordstore import RecordStore
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the workers are forked")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="the workers are forked"),
+]
 
 KILLS = 200
 SEED = 20_261_123
@@ -290,7 +295,7 @@ def replace_and_delete(store: RecordStore) -> None:
 
 def fork_suicides(path: str) -> None:
     """Fork a worker for each number of a statement that comes."""
-    make_small(**SMALL)
+    make_small(**SMALL | {"BATCH_BYTES": 256 * 1024, "BATCH_ROWS": 1_000})
     while (number := hear()) is not None:
         worker = os.fork()
         if not worker:
@@ -313,7 +318,16 @@ def expected_after(said: list[dict[str, Any]]) -> list[Model]:
     return states[done : done + 2]
 
 
-def test_a_kill_before_any_statement_of_a_save_a_delete_and_a_gc_is_harmless(path: Path, small: None) -> None:
+@pytest.fixture
+def quick_path() -> Iterator[Path]:
+    """A path in memory, where there is such a disk: what was written survives a kill, synced or not."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        yield Path(folder) / "store.db"
+
+
+def test_a_kill_before_any_statement_of_a_save_a_delete_and_a_gc_is_harmless(quick_path: Path, small: None) -> None:
+    path = quick_path
     with RecordStore(path) as store:
         store.save(content(OLD[0], large=True), run="r", round=1, tags=["best"])
         store.save(content(SHARING[0], large=True))

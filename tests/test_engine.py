@@ -91,7 +91,10 @@ def no_umask() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_umask")
-def test_a_new_file_is_readable_by_its_owner_only(path: Path) -> None:
+@pytest.mark.parametrize("chmod", ["as is", "too late"])
+def test_a_new_file_is_readable_by_its_owner_only(path: Path, chmod: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if chmod == "too late":
+        monkeypatch.setattr(os, "fchmod", lambda descriptor, mode: None)  # private from its first moment
     with RecordStore(path) as store:
         store.save([np.ones(2)])
         modes = {stat.S_IMODE(entry.stat().st_mode) for entry in path.parent.iterdir()}
@@ -197,7 +200,7 @@ def test_many_threads_share_the_one_database_in_memory(memory: RecordStore) -> N
             for round_ in range(10):
                 record_id = memory.save([np.full(10, number)], run=f"thread {number}", round=round_)
                 assert memory.load(record_id)["0"].numpy()[0] == number
-        except BaseException as error:  # noqa: BLE001 - reported by the test
+        except BaseException as error:
             errors.append(error)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]

@@ -93,10 +93,10 @@ def test_gc_removes_what_a_delete_could_not_and_says_how_much(
 def test_gc_takes_bounded_steps(file_store: RecordStore, query: Query, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recordstore.constants.CHUNK_SIZE", 512)
     monkeypatch.setattr("recordstore.store.DELETE_STEPS", 0)
-    file_store.delete(file_store.save({str(number): array(number) for number in range(20)}))
-    monkeypatch.setattr("recordstore.constants.BATCH_BYTES", 1000)
+    file_store.delete(file_store.save({str(number): array(number) for number in range(9)}))
+    monkeypatch.setattr("recordstore.constants.BATCH_BYTES", 4000)
     monkeypatch.setattr("recordstore.constants.BATCH_ROWS", 7)
-    assert file_store.gc(grace=0) == Swept(records=1, blobs=20, nbytes=20 * SIZE)
+    assert file_store.gc(grace=0) == Swept(records=1, blobs=9, nbytes=9 * SIZE)
     assert set(counts(query).values()) == {0}
 
 

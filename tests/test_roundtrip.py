@@ -84,7 +84,7 @@ def dtypes() -> st.SearchStrategy[np.dtype[Any]]:
 def ndarrays(draw: st.DrawFn) -> np.ndarray:
     """Arrays of any bit pattern in any layout: also NaN payloads, and values that their dtype should not have."""
     dtype = draw(dtypes())
-    shape = draw(hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=8))
+    shape = draw(hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=6))
     filler = np.random.default_rng(draw(st.integers(0, 2**32)))
     array = np.empty(shape, dtype)
     if array.nbytes:
