@@ -7,6 +7,9 @@ from recordstore.digest import EMPTY_DIGEST, array_digest, blob_digest
 from recordstore.hashing import Pending
 from recordstore.inputs import Entry
 
+ROWS_PER_ARRAY = 3
+"""An array, its blob and a chunk."""
+
 
 @dataclass(slots=True, eq=False)
 class Upload:
@@ -75,9 +78,11 @@ class Batch:
     def add(self, work: Piece | Upload) -> bool:
         """Take one more thing, unless the transaction would become too large."""
         size = len(work.data) if isinstance(work, Piece) else 0
-        if self.rows and (self.nbytes + size > constants.BATCH_BYTES or self.rows + 3 > constants.BATCH_ROWS):
+        if self.rows and (
+            self.nbytes + size > constants.BATCH_BYTES or self.rows + ROWS_PER_ARRAY > constants.BATCH_ROWS
+        ):
             return False
-        self.nbytes, self.rows = self.nbytes + size, self.rows + 3
+        self.nbytes, self.rows = self.nbytes + size, self.rows + ROWS_PER_ARRAY
         if isinstance(work, Piece):
             self.pieces.append(work)
         else:

@@ -12,7 +12,10 @@ from recordstore.repository import RecordRepository
 from recordstore.validation import check_bool, check_choice, check_int, check_run, check_tag, check_text, show
 
 PAGE = 100
-"""Records that one query of an iteration reads."""
+"""Records that one query of :meth:`Catalog.records` reads."""
+
+ID_PAGE = 1000
+"""Ids that one query of an iteration over a store reads."""
 
 
 class Catalog(StoreHandle):
@@ -191,17 +194,31 @@ class Catalog(StoreHandle):
         return True
 
     def __iter__(self) -> Iterator[int]:
-        return (info.id for info in self.records())
+        self._check_usable()
+        return self._ids()
+
+    def _ids(self) -> Iterator[int]:
+        after = 0
+        while True:
+            with self._database.read() as session:
+                ids = RecordRepository(session).ids(after=after, limit=ID_PAGE)
+            for id_ in ids:
+                self._check_usable()
+                yield id_
+            if len(ids) < ID_PAGE:
+                return
+            after = ids[-1]
 
     def _pages(self, run: str | None, *, newest_first: bool, limit: int | None) -> Iterator[RecordInfo]:
         after = None
         while limit is None or limit > 0:
-            self._check_usable()
             size = PAGE if limit is None else min(PAGE, limit)
             with self._database.read() as session:
                 records = RecordRepository(session)
                 infos = records.infos(records.page(run, after=after, newest_first=newest_first, limit=size))
-            yield from infos
+            for info in infos:
+                self._check_usable()
+                yield info
             if len(infos) < size:
                 return
             after, limit = infos[-1].id, None if limit is None else limit - size

@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 from recordstore.faults import BUSY, result_code
 from recordstore.forks import ForkSafeConnection
@@ -40,7 +39,7 @@ def connect(target: Target, *, cache_kib: int, query_only: bool, timeout: float)
     """Open a connection on a file that exists, or a new database in memory."""
     # isolation_level=None: Python's own transaction control covers neither DDL nor SELECT.
     connection = sqlite3.connect(
-        ":memory:" if target.path is None else f"file:{quote(target.path)}?mode=rw",
+        ":memory:" if target.path is None else target.uri("mode=rw"),
         uri=target.path is not None,
         timeout=0,
         isolation_level=None,

@@ -1,6 +1,6 @@
 """The queries that write records: drafts, which no reader sees, and how they are published, hidden and tagged."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -81,14 +81,15 @@ class DraftRepository:
             .values(blob_id=blob_id)
         )
 
-    def blob_digests(self, record_id: int) -> Sequence[bytes | None]:
-        """Return the digests of the readable blobs of a record, in the order of its arrays."""
-        return self._session.scalars(
+    def blob_digests(self, record_id: int) -> Iterator[bytes]:
+        """Yield the digests of the readable blobs of a record, in the order of its arrays."""
+        rows = self._session.connection().execute(
             select(BlobRow.digest)
             .join(ArrayRow, ArrayRow.blob_id == BlobRow.id)
             .where(ArrayRow.record_id == record_id, BlobRow.state == READY)
             .order_by(ArrayRow.position)
-        ).all()
+        )
+        return (digest or b"" for (digest,) in rows)
 
     def publish(self, record_id: int, writer: str, draft: Draft, **content: Any) -> None:
         """Make a draft visible; ``content`` are its ``array_count``, ``nbytes`` and ``digest``."""

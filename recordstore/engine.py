@@ -14,7 +14,14 @@ from sqlalchemy.pool import QueuePool, StaticPool
 
 from recordstore import forks
 from recordstore.connection import READER_CACHE_KIB, WRITER_CACHE_KIB, cache_setting, connect, poll, run
-from recordstore.exceptions import SchemaError, SchemaOutdatedError, SchemaTooNewError, StoreBusyError
+from recordstore.exceptions import (
+    ForkError,
+    SchemaError,
+    SchemaOutdatedError,
+    SchemaTooNewError,
+    StoreBusyError,
+    StoreClosedError,
+)
 from recordstore.faults import LOST_FILE, result_code, translated
 from recordstore.target import Target
 
@@ -59,6 +66,8 @@ class Database:
         self.target = target
         self.read_only = read_only
         self.timeout = timeout
+        self._pid = os.getpid()
+        self._closed = False
         self.schema_version: int | None = None
         """``user_version`` that every transaction expects; None as long as the schema was not checked."""
         self._lock = _writer_lock(target)
@@ -70,9 +79,17 @@ class Database:
             forks.close_before_fork(self)
         self._immediate = self._writers.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
 
+    def check_usable(self) -> None:
+        """Raise for a database that was closed, or that a forked child has from its parent."""
+        if os.getpid() != self._pid:
+            raise ForkError(f"{self.target} was opened before a fork; open the file again in the child process")
+        if self._closed:
+            raise StoreClosedError(f"{self.target} was closed; open the file again")
+
     @contextmanager
     def read(self) -> Iterator[Session]:
         """Give a session with a consistent view of the database; short, since it holds up the commits of writers."""
+        self.check_usable()
         with (
             translated(str(self.target)),
             forks.transaction(),
@@ -88,6 +105,7 @@ class Database:
 
         ``wait`` overrides the seconds to wait for the lock.
         """
+        self.check_usable()
         engine = self._immediate if wait is None else self._immediate.execution_options(**{_WAIT: wait})
         with (
             translated(str(self.target)),
@@ -139,14 +157,19 @@ class Database:
             self._run(connection, "PRAGMA shrink_memory")
 
     def close(self) -> None:
-        """Close all connections that no transaction uses; the others close when theirs ends."""
-        self._readers.dispose()
-        self._writers.dispose()
+        """Refuse new transactions, and close all connections: those in use when their transaction ends."""
+        self._closed = True
+        with self._memory_lock():
+            self._dispose()
 
     def close_idle(self) -> None:
         """Close the idle connections of a file; new ones open as needed."""
         if self.target.path is not None:
-            self.close()
+            self._dispose()
+
+    def _dispose(self) -> None:
+        self._readers.dispose()
+        self._writers.dispose()
 
     @contextmanager
     def _locked(self, wait: float | None = None) -> Iterator[None]:
@@ -177,6 +200,7 @@ class Database:
         event.listen(engine, "begin", self._begin)
         event.listen(engine, "commit", self._commit)
         event.listen(engine, "handle_error", _drop_after_io_error)
+        event.listen(engine, "checkin", self._close_if_closed)
         return engine
 
     def _connect(self, *, write: bool) -> sqlite3.Connection:
@@ -189,6 +213,10 @@ class Database:
 
     def _run(self, connection: Connection, *statements: str) -> Any:
         return run(_raw(connection), *statements, timeout=self.timeout)
+
+    def _close_if_closed(self, connection: sqlite3.Connection | None, _record: object) -> None:
+        if self._closed and connection is not None and self.target.path is not None:
+            connection.close()
 
     def _begin(self, connection: Connection) -> None:
         """Begin a transaction with its lock taken: a deferred one takes its own with the first read."""
@@ -215,7 +243,7 @@ class Database:
         """Commit, waiting for readers to finish; SQLite lets no new ones in meanwhile."""
         raw = _raw(connection)
         try:
-            poll(raw.commit, self.timeout)
+            poll(raw.commit, connection.get_execution_options().get(_WAIT, self.timeout))
         except BaseException as error:
             _abandon(connection, error)
             raise

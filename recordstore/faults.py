@@ -27,7 +27,10 @@ _WORDS: dict[int, tuple[type[RecordStoreError], str]] = {
         "locked by another reader or writer for too long; try again, or open the store with a larger timeout=",
     ),
     sqlite3.SQLITE_FULL: (StorageFullError, "no room left to write; free some space and try again"),
-    sqlite3.SQLITE_READONLY: (ReadOnlyStoreError, "cannot be written to: it is opened or stored read-only"),
+    sqlite3.SQLITE_READONLY: (
+        ReadOnlyStoreError,
+        "cannot be written to, which reading takes too if a killed writer left a journal, or the file is in WAL mode",
+    ),
     **dict.fromkeys(DAMAGED_FILE, (CorruptRecordError, "the file is damaged; restore it from a backup")),
     **dict.fromkeys(LOST_FILE, (StoreAccessError, "cannot be opened, read or written")),
 }

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from recordstore import constants
-from recordstore.batch import Batch, Piece, Upload
+from recordstore.batch import ROWS_PER_ARRAY, Batch, Piece, Upload
 from recordstore.digest import chunk_digest
 from recordstore.hashing import INLINE_BYTES, HashPool, Pending, copy_and_hash, hash_chunks
 from recordstore.inputs import Entry
@@ -17,6 +17,9 @@ Heads = set[tuple[int, bytes]]
 
 HASH_SPAN = 32
 """Chunks that one task hashes where nothing is to be written."""
+
+PLAN_ARRAYS = 200
+"""Arrays that are asked for before the next of them is hashed, at most."""
 
 
 class Ring:
@@ -115,7 +118,7 @@ class Feed:
         """Ask for the next entries, about a batch of them, and find out which may be stored already."""
         group: list[Upload] = []
         room = constants.RING_CHUNKS * constants.CHUNK_SIZE - self._held if self._lazy else constants.BATCH_BYTES
-        while room > 0 and len(group) < constants.BATCH_ROWS and not self._exhausted:
+        while room > 0 and len(group) < PLAN_ARRAYS and not self._exhausted:
             entry = next(self._entries, None)
             if entry is None:
                 self._exhausted = True
@@ -139,7 +142,7 @@ class Feed:
 
     def _submit(self) -> bool:
         """Hand the next piece of work to the threads; False if there is no room for it."""
-        if self._ahead_bytes >= constants.BATCH_BYTES or len(self._ahead) >= constants.BATCH_ROWS:
+        if self._ahead_bytes >= constants.BATCH_BYTES or len(self._ahead) * ROWS_PER_ARRAY >= constants.BATCH_ROWS:
             return False
         upload = self._planned[0]
         work = upload if upload.maybe_stored or not upload.nbytes else self._piece(upload)

@@ -15,7 +15,7 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Protocol
 
 from recordstore.exceptions import ForkError
@@ -46,7 +46,7 @@ class _Gate:
     def transaction(self) -> Iterator[None]:
         me = threading.get_ident()
         with self.changed:
-            self.changed.wait_for(lambda: not self.forking)
+            self.changed.wait_for(lambda: not self.forking or me in self.inside)
             self.inside[me] = self.inside.get(me, 0) + 1
         try:
             yield
@@ -98,6 +98,7 @@ class ForkSafeConnection(sqlite3.Connection):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._pid = os.getpid()
+        self._cursors: weakref.WeakSet[sqlite3.Cursor] = weakref.WeakSet()
         super().__init__(*args, **options)
         _connections.add(self)
 
@@ -110,7 +111,9 @@ class ForkSafeConnection(sqlite3.Connection):
         """Return a cursor; a :class:`ForkError` in a child."""
         if self.inherited:
             raise ForkError("the store was opened before a fork: open it again in the child process")
-        return super().cursor(*args, **options)
+        cursor = super().cursor(*args, **options)
+        self._cursors.add(cursor)
+        return cursor
 
     def commit(self) -> None:
         """Commit; nothing in a child."""
@@ -123,9 +126,18 @@ class ForkSafeConnection(sqlite3.Connection):
             super().rollback()
 
     def close(self) -> None:
-        """Close; nothing in a child."""
-        if not self.inherited:
-            super().close()
+        """Roll back and close; nothing in a child.
+
+        A cursor that somebody still holds, the traceback of a ``KeyboardInterrupt`` perhaps, would keep the transaction
+        and its locks alive: SQLite only marks a connection with open statements as closed.
+        """
+        if self.inherited:
+            return
+        with suppress(sqlite3.Error):
+            for cursor in list(self._cursors):
+                cursor.close()
+            super().rollback()
+        super().close()
 
 
 def _after_fork_in_child() -> None:

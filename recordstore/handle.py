@@ -1,5 +1,6 @@
 """An open store: what it is opened on, what it shares between its calls, and when it may be used."""
 
+import contextlib
 import os
 import sqlite3
 from types import TracebackType
@@ -16,7 +17,6 @@ from recordstore.exceptions import (
     ReadOnlyStoreError,
     RecordStoreError,
     StoreAccessError,
-    StoreClosedError,
 )
 from recordstore.hashing import HashPool
 from recordstore.sweep import sweep
@@ -49,7 +49,6 @@ class StoreHandle:
         timeout: float = 30.0,
     ) -> None:
         self._closed = True  # until everything below has succeeded
-        self._pid = os.getpid()
         where = parse_target(target)
         _check_options(where, upgrade=upgrade, read_only=read_only, journal_mode=journal_mode, timeout=timeout)
         where.ensure_file(read_only=read_only)
@@ -75,11 +74,11 @@ class StoreHandle:
         ForkError
             The store was opened by another process.
         """
-        self._check_process()
         if not self._closed:
+            self._database.check_usable()
             self._closed = True
-            self._pool.close()
             self._database.close()
+            self._pool.close()
 
     def __enter__(self) -> Self:
         self._check_usable()
@@ -88,7 +87,7 @@ class StoreHandle:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if os.getpid() == self._pid:  # a forked child that leaves the block has nothing to close
+        with contextlib.suppress(ForkError):  # a forked child that leaves the block has nothing to close
             self.close()
 
     def __repr__(self) -> str:
@@ -101,14 +100,8 @@ class StoreHandle:
             "a RecordStore cannot be pickled or copied: hand its path to the other process and open it there"
         )
 
-    def _check_process(self) -> None:
-        if os.getpid() != self._pid:
-            raise ForkError(f"{self!r} was opened before a fork; open the file again in the child process")
-
     def _check_usable(self) -> None:
-        self._check_process()
-        if self._closed:
-            raise StoreClosedError(f"{self!r} cannot be used any more; open the file again")
+        self._database.check_usable()
 
     def _check_writable(self) -> None:
         self._check_usable()

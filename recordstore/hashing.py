@@ -8,6 +8,7 @@ from typing import Generic, ParamSpec, TypeVar
 
 from recordstore import constants
 from recordstore.digest import chunk_digest
+from recordstore.exceptions import StoreClosedError
 from recordstore.sources import Source
 
 _P = ParamSpec("_P")
@@ -38,6 +39,7 @@ class HashPool:
 
     def __init__(self) -> None:
         self._executor: ThreadPoolExecutor | None = None
+        self._closed = False
         self._lock = threading.Lock()
 
     def submit(self, nbytes: int, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> "Pending[_T]":
@@ -49,12 +51,14 @@ class HashPool:
     def close(self) -> None:
         """Finish the work that was handed in and end the threads."""
         with self._lock:
-            executor, self._executor = self._executor, None
+            executor, self._executor, self._closed = self._executor, None, True
         if executor is not None:
             executor.shutdown()
 
     def _threads(self) -> ThreadPoolExecutor:
         with self._lock:
+            if self._closed:
+                raise StoreClosedError("the store was closed; open the file again")
             if self._executor is None:
                 workers = min(4, os.cpu_count() or 1)
                 self._executor = ThreadPoolExecutor(workers, thread_name_prefix="recordstore-hash")

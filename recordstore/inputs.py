@@ -40,6 +40,8 @@ class Input:
     def __init__(self, record: object, *, keep: bool) -> None:
         self._record = record
         self._keep = keep
+        self._may_repeat = not callable(getattr(record, "items", None))
+        self._yielded: list[tuple[str, int]] = []
         self._pairs: Iterable[tuple[str, Any]]
         self.lazy = False
         if isinstance(record, list):
@@ -56,27 +58,31 @@ class Input:
 
     def entries(self) -> Iterator[Entry]:
         """Yield the entries in order, each made when it is asked for."""
-        seen = set()
+        seen: set[str] = set()
         for pair in self._pairs:
             name, value = _check_pair(pair) if self.lazy else pair
             if name in seen:
                 raise InvalidValueError(f"the name {name!r} comes twice; names within a record are unique")
-            seen.add(name)
+            if self._may_repeat:
+                seen.add(name)
             _check_value(name, value)
-            yield _entry(name, value)
-            del pair, value  # a lazy input makes the next array only now: do not hold two
+            entry = _entry(name, value)
+            if not self._keep:
+                self._yielded.append((name, entry.source.nbytes))
+            yield entry
+            del pair, value, entry  # a lazy input makes the next array only now: do not hold two
 
-    def release(self, sizes: dict[str, int]) -> None:
+    def release(self) -> None:
         """Empty the caller's container, entry by entry, collecting garbage as Flower does.
 
-        ``sizes`` are the serialized bytes of the entries that were saved; what came later is not touched.
+        Only entries that were yielded are removed: what came into it later was not saved.
         """
         if self._keep:
             return
         self._pairs = ()
         remove = self._remover()
         released = 0
-        for index, (name, size) in enumerate(sizes.items()):
+        for index, (name, size) in enumerate(self._yielded):
             remove(index, name)
             released += size
             if released > GC_THRESHOLD:

@@ -110,7 +110,7 @@ class Reader:
             large = [array.blob_id for array in chosen if array.blob_nbytes > constants.CHUNK_SIZE]
             sizes = BlobRepository(session).sizes(large)
         digests = [_array_digest(array) for array in arrays]
-        if len(arrays) != record.array_count or record_digest(digests) != record.digest:
+        if len(arrays) != record.array_count or record_digest(b"".join(digests)) != record.digest:
             raise CorruptRecordError(f"the list of arrays of record {record.id} is not the one that was saved")
         if missing := set(names or ()) - {array.name for array in chosen}:
             raise ArrayNotFoundError(

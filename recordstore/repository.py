@@ -70,6 +70,11 @@ class RecordRepository:
             query = query.where(RecordRow.run == run)
         return self._session.scalar(query.order_by(value, RecordRow.id).limit(1))
 
+    def ids(self, *, after: int, limit: int) -> Sequence[int]:
+        """Return the next ids."""
+        query = select(RecordRow.id).where(RecordRow.state == READY, RecordRow.id > after)
+        return self._session.scalars(query.order_by(RecordRow.id).limit(limit)).all()
+
     def page(self, run: str | None, *, after: int | None, newest_first: bool, limit: int) -> Sequence[RecordRow]:
         """Return the next records in the order of their ids, or the reverse."""
         query = _READY.order_by(RecordRow.id.desc() if newest_first else RecordRow.id).limit(limit)
@@ -83,7 +88,7 @@ class RecordRepository:
         """Return the runs by name."""
         rows = self._session.execute(
             select(RecordRow.run, func.count(), func.max(RecordRow.round))
-            .where(RecordRow.state == READY, RecordRow.run.is_not(None))
+            .where(RecordRow.run.is_not(None))  # which only a published record has: an index answers all
             .group_by(RecordRow.run)
             .order_by(RecordRow.run)
         )

@@ -6,13 +6,18 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from urllib.parse import quote
 
 from sqlalchemy import Connection
 
 from recordstore.engine import Database
-from recordstore.exceptions import NotARecordStoreError, SchemaError, SchemaOutdatedError, SchemaTooNewError
-from recordstore.faults import translated
+from recordstore.exceptions import (
+    NotARecordStoreError,
+    SchemaError,
+    SchemaOutdatedError,
+    SchemaTooNewError,
+    StoreAccessError,
+)
+from recordstore.faults import result_code, translated
 from recordstore.orm import Base
 from recordstore.target import Target
 
@@ -32,6 +37,8 @@ With the default pages of 4 KiB rows of 1 MB are written four times slower; with
 records could be given back to the disk by a full VACUUM only.
 """
 
+_UNTOUCHED = "mode=ro&immutable=1"
+
 _alembic = threading.Lock()
 
 
@@ -47,14 +54,24 @@ def refuse_foreign(target: Target) -> None:
     """
     if target.path is None:
         return
-    size = Path(target.path).stat().st_size
+    try:
+        size = Path(target.path).stat().st_size
+    except OSError as error:
+        raise StoreAccessError(f"{target} cannot be opened: {error.strerror}") from error
     if size == 1:  # SQLite takes a file of one byte for an empty one
         raise NotARecordStoreError(f"{target} is no record store: it holds one byte; choose another path")
     if size == 0 or Path(f"{target.path}-journal").exists():
         return  # new, or perhaps cut off in its creation: what it is shows after the roll-back
-    uri = f"file:{quote(target.path)}?mode=ro&immutable=1"
-    with translated(str(target), opening=True), closing(sqlite3.connect(uri, uri=True)) as connection:
-        _read_version(lambda sql: connection.execute(sql).fetchall(), target)
+    with (
+        translated(str(target), opening=True),
+        closing(sqlite3.connect(target.uri(_UNTOUCHED), uri=True)) as connection,
+    ):
+        try:
+            _read_version(lambda sql: connection.execute(sql).fetchall(), target)
+        except sqlite3.DatabaseError as error:
+            # Somebody may be writing to it at this moment, which a look without locks takes for damage.
+            if result_code(error) != sqlite3.SQLITE_CORRUPT:
+                raise
 
 
 def prepare(database: Database, *, upgrade: bool) -> None:

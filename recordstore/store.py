@@ -153,12 +153,12 @@ class RecordStore(Catalog):
         source = Input(record, keep=check_bool("keep_input", keep_input))
         writer = Writer(self._database, self._pool, draft)
         try:
-            saved = writer.save(source.entries(), lazy=source.lazy)
+            record_id = writer.save(source.entries(), lazy=source.lazy)
         finally:
             if writer.left_over:
                 self._sweep_share(SHARE_STEPS)
-        source.release(saved.sizes)
-        return saved.id
+        source.release()
+        return record_id
 
     def load(self, ref: int | str | RecordInfo, *, names: Iterable[str] | None = None) -> ArrayRecord:
         """Return a record as it was saved, every byte verified.

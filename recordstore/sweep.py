@@ -71,7 +71,7 @@ def _unfinished(grace: float) -> ColumnElement[bool]:
 
 def _sweep_record(session: Session, grace: float) -> Swept | None:
     """Remove up to a batch of arrays of one record, and the record with the last of them; None if there is none."""
-    record_id = session.scalar(select(RecordRow.id).where(_unfinished(grace)).order_by(RecordRow.id).limit(1))
+    record_id = session.scalar(select(RecordRow.id).where(_unfinished(grace)).limit(1))
     if record_id is None:
         return None
     session.execute(update(RecordRow).where(RecordRow.id == record_id).values(state=DELETING))

@@ -4,6 +4,7 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -20,7 +21,11 @@ class Target:
     path: str | None
 
     def __str__(self) -> str:
-        return MEMORY if self.path is None else self.path
+        return MEMORY if self.path is None else self.path.encode(errors="replace").decode()
+
+    def uri(self, options: str) -> str:
+        """Return the name that SQLite opens the file by (https://www.sqlite.org/uri.html)."""
+        return f"file:{quote(os.fsencode(self.path or ''))}?{options}"
 
     def ensure_file(self, *, read_only: bool) -> None:
         """Check that the target can be a database file, and create a missing one, empty and private.
@@ -103,4 +108,9 @@ def _from_path(path: str) -> Target:
         return Target(None)
     if not path or "\0" in path:
         raise InvalidValueError("target must be a path without NUL characters, and not empty")
-    return Target(str(Path(path).absolute()))
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise InvalidValueError(f"target {path!r} holds characters that no file name can have") from None
+    # The journal lies beside the real file, wherever a symbolic link to it may be.
+    return Target(os.path.realpath(path))

@@ -8,13 +8,13 @@ import contextlib
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from recordstore import constants
 from recordstore.batch import Batch, Piece, Upload
 from recordstore.blobs import BlobRepository
-from recordstore.digest import record_digest
+from recordstore.digest import DIGEST_SIZE, record_digest
 from recordstore.drafts import Draft, DraftRepository
 from recordstore.engine import Database
 from recordstore.exceptions import CorruptRecordError, RecordStoreError
@@ -26,12 +26,27 @@ GROUP_BYTES = 4 * 1024 * 1024
 """Bytes of chunks in one insert; the memory of their copies is free for the next chunks after it."""
 
 
-@dataclass(frozen=True)
-class Saved:
-    """A published record: its id, and the names and serialized bytes of its arrays in their order."""
+class _Digests:
+    """One digest for each position, 32 bytes each: a record may have a million arrays."""
 
-    id: int
-    sizes: dict[str, int]
+    def __init__(self) -> None:
+        self.joined = bytearray()
+
+    def equal(self, digests: Iterator[bytes]) -> bool:
+        """Return whether these are the digests, in order and in number."""
+        starts = count(0, DIGEST_SIZE)
+        end = 0
+        for start, digest in zip(starts, digests, strict=False):
+            end = start + DIGEST_SIZE
+            if self.joined[start:end] != digest:
+                return False
+        return end == len(self.joined)
+
+    def __setitem__(self, position: int, digest: bytes) -> None:
+        start = position * DIGEST_SIZE
+        if start > len(self.joined):
+            self.joined.extend(bytes(start - len(self.joined)))
+        self.joined[start : start + DIGEST_SIZE] = digest
 
 
 class Writer:
@@ -43,15 +58,16 @@ class Writer:
         self._draft = draft
         self._token = secrets.token_hex(16)
         self._id = 0
+        self._begun = False
         self._replaced: int | None = None
-        self._sizes: dict[int, tuple[str, int]] = {}
-        self._blob_digests: dict[int, bytes] = {}
-        self._array_digests: dict[int, bytes] = {}
+        self._nbytes = 0
+        self._blobs = _Digests()
+        self._arrays = _Digests()
         self.left_over = False
         """Whether chunks were written that the sweep has to remove."""
 
-    def save(self, entries: Iterator[Entry], *, lazy: bool) -> Saved:
-        """Save the entries as one record.
+    def save(self, entries: Iterator[Entry], *, lazy: bool) -> int:
+        """Save the entries as one record, and return its id.
 
         Parameters
         ----------
@@ -66,7 +82,7 @@ class Writer:
         except BaseException:
             self._abandon()
             raise
-        return Saved(self._id, dict(self._sizes[position] for position in range(feed.count)))
+        return self._id
 
     def _write(self, feed: Feed) -> None:
         published = False
@@ -79,6 +95,7 @@ class Writer:
                 if feed.finished and (first or not batch.rows):
                     self._publish(drafts, check=not first)
                     published = True
+            self._begun = True
             feed.settle(batch)
             del batch  # and with it the arrays of a lazy input, before it makes the next one
             if not published:
@@ -169,14 +186,13 @@ class Writer:
                 group, size = [], 0
 
     def _note(self, upload: Upload, digest: bytes) -> None:
-        self._sizes[upload.position] = (upload.entry.name, upload.nbytes)
-        self._blob_digests[upload.position] = digest
-        self._array_digests[upload.position] = upload.array_digest(digest)
+        self._nbytes += upload.nbytes
+        self._blobs[upload.position] = digest
+        self._arrays[upload.position] = upload.array_digest(digest)
 
     def _publish(self, drafts: DraftRepository, *, check: bool) -> None:
         """Make the record visible, once what the database holds of it is what was written."""
-        positions = range(len(self._sizes))
-        if check and list(drafts.blob_digests(self._id)) != [self._blob_digests[position] for position in positions]:
+        if check and not self._blobs.equal(drafts.blob_digests(self._id)):
             raise CorruptRecordError(
                 f"an array that the unfinished record {self._id} shares was found damaged meanwhile; save it again"
             )
@@ -188,9 +204,9 @@ class Writer:
             self._id,
             self._token,
             self._draft,
-            array_count=len(positions),
-            nbytes=sum(nbytes for _, nbytes in self._sizes.values()),
-            digest=record_digest([self._array_digests[position] for position in positions]),
+            array_count=len(self._arrays.joined) // DIGEST_SIZE,
+            nbytes=self._nbytes,
+            digest=record_digest(self._arrays.joined),
         )
 
     def _known_heads(self, heads: Heads) -> Heads:
@@ -198,9 +214,9 @@ class Writer:
             return BlobRepository(session).known_heads(heads)
 
     def _abandon(self) -> None:
-        """Leave what was written of a failed save to the sweep, at once if the database still works."""
-        if not self._id:
+        """Leave what was written of a failed save to the sweep: at once, or after its grace if others are writing."""
+        if not self._begun:
             return
         self.left_over = True
-        with contextlib.suppress(RecordStoreError), self._database.write() as session:
+        with contextlib.suppress(RecordStoreError), self._database.write(wait=0.0) as session:
             DraftRepository(session).abandon(self._id, self._token)

@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import sqlite3
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -23,6 +24,14 @@ Query = Callable[..., list[tuple[Any, ...]]]
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "store.db"
+
+
+@pytest.fixture
+def memory_folder() -> Iterator[Path]:
+    """A folder on a disk in memory, where there is one, for tests that commit hundreds of times."""
+    disk = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=disk if disk.is_dir() else None) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(params=["file", "memory"])

@@ -19,8 +19,8 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -94,6 +94,27 @@ def make_small(**sizes: float) -> None:
     """Set constants of the package for the rest of this process, a child."""
     for name, size in sizes.items():
         setattr(constants, name, size)
+
+
+def status(field: str) -> int:
+    """Return a size in bytes from ``/proc/self/status``, such as VmRSS, the resident memory."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{field}:"))
+    return int(line.split()[1]) * 1024
+
+
+def bytes_written() -> int:
+    """Return the bytes that this process has caused to be written to a disk."""
+    (line,) = (line for line in Path("/proc/self/io").read_text().splitlines() if line.startswith("write_bytes:"))
+    return int(line.split()[1])
+
+
+@contextmanager
+def memory_used(used: list[int]) -> Iterator[None]:
+    """Append by how many bytes the peak of the resident memory in the block exceeds what was resident before."""
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again, see proc_pid_clear_refs(5)
+    before = status("VmHWM")
+    yield
+    used.append(status("VmHWM") - before)
 
 
 def npy(array: np.ndarray) -> bytes:

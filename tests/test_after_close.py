@@ -47,7 +47,8 @@ def test_a_closed_store_refuses_every_call(store: RecordStore, call: str) -> Non
 
 
 def test_iterators_of_a_closed_store_end_with_an_error(store: RecordStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recordstore.catalog.PAGE", 1)
+    for page in ("PAGE", "ID_PAGE"):
+        monkeypatch.setattr(f"recordstore.catalog.{page}", 1)
     for _ in range(2):
         store.save({"x": np.ones(2), "y": np.zeros(2)})
     records, stream, ids = store.records(), store.stream(1), iter(store)

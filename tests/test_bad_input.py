@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,8 +91,7 @@ OBJECTS = np.array([object()])
 
 
 def looks_like_array(**changed: Any) -> Any:
-    fields = {"dtype": "float32", "shape": [1], "stype": "raw", "data": b"abcd"}
-    return type("Looks", (), fields | changed)()
+    return SimpleNamespace(**{"dtype": "float32", "shape": [1], "stype": "raw", "data": b"abcd"} | changed)
 
 
 INPUTS = [
@@ -101,6 +100,8 @@ INPUTS = [
     Bad("str", lambda s: s.save("weights.pt"), TYPE, "not str"),
     Bad("bytes", lambda s: s.save(b"x"), TYPE, "not bytes"),
     Bad("class", lambda s: s.save(dict), TYPE, "record must be an ArrayRecord"),
+    Bad("items that is no method", lambda s: s.save(looks_like_array(items=5)), TYPE, "record must be"),
+    Bad("items that are no pairs", lambda s: s.save(looks_like_array(items=lambda: [1])), TYPE, "pairs|record must be"),
     Bad("single ndarray", lambda s: s.save(np.ones((2, 2))), TYPE, "not ndarray"),
     Bad("single Array", lambda s: s.save(Array(np.ones(2))), TYPE, "not Array"),
     Bad("list of numbers", lambda s: s.save([1.0]), TYPE, "element 0 of the list must be a numpy.ndarray, not float"),

@@ -164,3 +164,38 @@ def test_a_read_only_folder_is_refused_for_writing_and_welcome_for_reading(forbi
         store.save(ONE)
     assert (forbidden / "store.db").read_bytes() == before
     assert [entry.name for entry in forbidden.iterdir()] == ["store.db"]
+
+
+def test_a_link_to_a_missing_file_creates_the_file_behind_it(tmp_path: Path) -> None:
+    link = tmp_path / "link.db"
+    link.symlink_to(tmp_path / "target.db")
+    with RecordStore(link) as store:
+        store.save(ONE)
+    assert link.is_symlink()
+    with RecordStore(tmp_path / "target.db", read_only=True) as store:
+        assert len(store) == 1
+    link.unlink()
+    link.symlink_to(tmp_path / "missing" / "target.db")
+    with pytest.raises(StoreAccessError):
+        RecordStore(link)
+
+
+@pytest.mark.parametrize("name", [b"\xff.db", b"caf\xe9.db"])
+def test_a_name_that_is_no_utf_8_works_or_is_refused_before_a_file_is_made(tmp_path: Path, name: bytes) -> None:
+    path = tmp_path / os.fsdecode(name)
+    try:
+        store = RecordStore(path)
+    except InvalidValueError:
+        assert list(tmp_path.iterdir()) == []
+    else:
+        with store:
+            assert store.save(ONE) == 1
+        assert path.is_file()
+
+
+def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecordStoreError):
+        RecordStore(tmp_path / "\ud800.db")
+    with pytest.raises(StoreAccessError):
+        RecordStore(tmp_path / ("x" * 300))
+    assert list(tmp_path.iterdir()) == []

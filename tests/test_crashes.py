@@ -8,10 +8,8 @@ import os
 import random
 import shutil
 import signal
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import count
@@ -318,16 +316,8 @@ def expected_after(said: list[dict[str, Any]]) -> list[Model]:
     return states[done : done + 2]
 
 
-@pytest.fixture
-def quick_path() -> Iterator[Path]:
-    """A path in memory, where there is such a disk: what was written survives a kill, synced or not."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
-        yield Path(folder) / "store.db"
-
-
-def test_a_kill_before_any_statement_of_a_save_a_delete_and_a_gc_is_harmless(quick_path: Path, small: None) -> None:
-    path = quick_path
+def test_a_kill_before_any_statement_of_a_save_a_delete_and_a_gc_is_harmless(memory_folder: Path, small: None) -> None:
+    path = memory_folder / "store.db"
     with RecordStore(path) as store:
         store.save(content(OLD[0], large=True), run="r", round=1, tags=["best"])
         store.save(content(SHARING[0], large=True))

@@ -84,24 +84,32 @@ def test_the_file_tells_what_it_is_and_has_the_layout_of_its_creation(path: Path
 
 
 @pytest.fixture
-def no_umask() -> Iterator[None]:
+def umask() -> Iterator[Callable[[int], int]]:
     before = os.umask(0)
-    yield
+    yield os.umask
     os.umask(before)
 
 
-@pytest.mark.usefixtures("no_umask")
-@pytest.mark.parametrize("chmod", ["as is", "too late"])
-def test_a_new_file_is_readable_by_its_owner_only(path: Path, chmod: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if chmod == "too late":
-        monkeypatch.setattr(os, "fchmod", lambda descriptor, mode: None)  # private from its first moment
+@pytest.mark.parametrize("mask", [0, 0o022, 0o377])
+def test_a_new_file_is_readable_and_writable_by_its_owner_only(
+    path: Path, mask: int, umask: Callable[[int], int]
+) -> None:
+    umask(mask)
     with RecordStore(path) as store:
         store.save([np.ones(2)])
         modes = {stat.S_IMODE(entry.stat().st_mode) for entry in path.parent.iterdir()}
     assert modes == {0o600}
 
 
-@pytest.mark.usefixtures("no_umask")
+@pytest.mark.usefixtures("umask")
+def test_a_new_file_is_private_from_its_first_moment_on(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for owner, name in ((Path, "chmod"), (os, "fchmod"), (os, "chmod")):
+        monkeypatch.setattr(owner, name, lambda *_: None)
+    RecordStore(path).close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.usefixtures("umask")
 def test_a_file_that_is_there_keeps_its_mode(path: Path) -> None:
     path.touch(0o640)
     RecordStore(path).close()

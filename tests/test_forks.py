@@ -1,240 +1,332 @@
-"""A forked child cannot use the store of its parent, and cannot hurt it; it opens the file anew."""
+"""A store that a forked child inherits: an error there, and no damage here, whatever the child does with it.
 
+Everything runs in a child process of its own: the process of the tests has threads, and is not to be forked.
+"""
+
+import contextlib
 import gc
 import multiprocessing
 import os
+import sqlite3
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from itertools import product
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pytest
-from support import flaws
+from support import Child, flaws, make_small, npy, rows, say
 
-from recordstore import ForkError, RecordStore
+from recordstore import ForkError, RecordStore, forks
 
-pytestmark = [
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork"),
-    pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning"),  # that is what is tested
-]
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
-REFUSED, DONE = 11, 12
+SMALL: dict[str, Any] = {"CHUNK_SIZE": 4096, "BATCH_BYTES": 16_384, "RING_CHUNKS": 4}
 
 
-def fork(action: Callable[[], int], leave: Callable[[int], NoReturn] = os._exit) -> int:
-    """Run ``action`` in a forked child, have it leave with what it returned, and return its exit code."""
-    pid = os.fork()
-    if pid == 0:
-        code = 99
-        try:
-            code = action()
-        except ForkError:
-            code = REFUSED
-        except BaseException as error:
-            os.write(2, f"{type(error).__name__}: {error}\n".encode())
-        finally:
-            if leave is sys.exit:  # the whole shutdown of an interpreter, without pytest's
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-                threading.excepthook = sys.excepthook = lambda *_: None
-            leave(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+def noise(seed: int, nbytes: int = 60_000) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, nbytes, np.uint8)
 
 
-def model(size: int = 300_000) -> dict[str, np.ndarray]:
-    return {str(number): np.random.default_rng(number).random(size) for number in range(12)}
+MODEL = {str(number): noise(number) for number in range(4)}
+OTHER = {name: 255 - array for name, array in MODEL.items()}
 
 
-def use(store: RecordStore) -> list[Callable[[], Any]]:
-    """Return every way to use a store."""
-    stream = store.stream("a@0")
-    return [
-        lambda: store.save([np.ones(1)]),
-        lambda: store.load("a@0"),
-        lambda: store["a@0"],
-        lambda: store.stream("a@0"),
-        lambda: next(stream),
-        lambda: store.info("a@0"),
+def content(store: RecordStore, ref: Any) -> dict[str, bytes]:
+    return {name: array.data for name, array in store.load(ref).items()}
+
+
+def npys(arrays: dict[str, np.ndarray]) -> dict[str, bytes]:
+    return {name: npy(array) for name, array in arrays.items()}
+
+
+# What a forked child does with the store that it inherits. Those that return a number exit with it.
+
+
+def uses_it(store: RecordStore, path: str) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: store.save(MODEL),
+        lambda: store.load(1),
+        lambda: store.stream(1),
+        lambda: store.info(1),
         lambda: list(store.records()),
-        lambda: list(store),
         store.latest,
         lambda: store.best("m", "max"),
         store.runs,
-        lambda: store.tag("a@0", "x"),
-        lambda: store.untag("a@0", "x"),
-        lambda: store.delete("a@0"),
-        store.gc,
+        lambda: store.tag(1, "t"),
+        lambda: store.untag(1, "t"),
+        lambda: store.delete(1),
+        lambda: store.gc(grace=0),
         lambda: len(store),
-        lambda: "a@0" in store,
+        lambda: 1 in store,
+        lambda: list(store),
         store.__enter__,
         store.close,
     ]
+    for call in calls:
+        with pytest.raises(ForkError, match="open the file again in the child"):
+            call()
+    with contextlib.suppress(ForkError), contextlib.ExitStack() as stack:
+        stack.push(store)  # leaves the block of the parent, and has nothing to close
+    assert "RecordStore" in repr(store)
 
 
-@pytest.fixture
-def busy(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RecordStore]:
-    """A store in which another thread saves large records all the time."""
-    monkeypatch.setattr("recordstore.constants.BATCH_BYTES", 2_000_000)
+def frees_it(store: RecordStore, path: str) -> None:
+    del store._pool, store._database._readers, store._database._writers, store._database._immediate
+    gc.collect()
+
+
+def closes_its_engines(store: RecordStore, path: str) -> None:
+    """Do what no user does: close what is inside."""
+    store._database.close()
+    store._pool.close()
+
+
+def opens_the_file_anew(store: RecordStore, path: str) -> None:
+    with RecordStore(path) as mine:
+        assert content(mine, 1) == npys(MODEL)
+        record_id = mine.save(OTHER, run="child")
+        assert content(mine, record_id) == npys(OTHER)
+    with pytest.raises(ForkError):
+        store.load(1)
+
+
+def does_nothing(store: RecordStore, path: str) -> None:
+    pass
+
+
+ACTIONS = ["uses_it", "frees_it", "closes_its_engines", "opens_the_file_anew", "does_nothing"]
+ENDS = ["os._exit", "sys.exit"]
+
+
+def children_of(store: RecordStore, path: str, actions: list[str]) -> dict[str, int]:
+    """Fork children that do something with a store and end, one after the other; return their exit codes."""
+    codes = {}
+    for action, end in product(actions, ENDS):
+        if not (child := os.fork()):
+            act(store, path, action)
+            if end == "os._exit":
+                os._exit(0)
+            sys.exit(0)  # through all the blocks of the parent, and through the end of the interpreter
+        codes[f"{action}, {end}"] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return codes
+
+
+def act(store: RecordStore, path: str, action: str) -> None:
+    try:
+        globals()[action](store, path)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        os._exit(1)
+
+
+def well(codes: dict[str, int], actions: list[str]) -> bool:
+    """Return whether all children have ended well."""
+    return codes == {f"{action}, {end}": 0 for action, end in product(actions, ENDS)}
+
+
+# What the parent is doing meanwhile
+
+
+def rests(store: RecordStore) -> Iterator[None]:
+    yield
+    assert content(store, 1) == npys(MODEL)
+
+
+def saves_in_a_thread(store: RecordStore) -> Iterator[None]:
+    """Be in the middle of saves in another thread, which go on after the fork."""
+    stop, ids = threading.Event(), []
+
+    def save() -> None:
+        while not stop.is_set():
+            ids.append(store.save({"x": noise(1000 + len(ids), 300_000)}, run="parent", round=len(ids)))
+
+    thread = threading.Thread(target=save, daemon=True)
+    thread.start()
+    while not ids:
+        time.sleep(0.01)
+    yield
+    before = len(ids)
+    while len(ids) < before + 2:
+        time.sleep(0.01)
+    stop.set()
+    thread.join()
+    for number, id_ in enumerate(ids):
+        assert content(store, id_) == {"x": npy(noise(1000 + number, 300_000))}
+
+
+def reads_a_stream(store: RecordStore) -> Iterator[None]:
+    stream = store.stream(1)
+    got = dict(next(stream) for _ in range(2))
+    yield
+    got |= dict(stream)
+    assert {name: array.data for name, array in got.items()} == npys(MODEL)
+
+
+SITUATIONS = [rests, saves_in_a_thread, reads_a_stream]
+
+
+def fork_in(path: str, situation: str) -> None:
+    make_small(**SMALL)
     with RecordStore(path) as store:
-        store.save({"x": np.arange(5)}, run="a", round=0, tags=["x"])
-        stop = threading.Event()
-        errors: list[BaseException] = []
+        store.save(MODEL)
+        doing = globals()[situation](store)
+        next(doing)
+        codes = children_of(store, path, ACTIONS)
+        with contextlib.suppress(StopIteration):
+            next(doing)
+        store.save(OTHER)
+    say(codes)
 
-        def work() -> None:
-            number = 0
-            while not stop.is_set():
-                number += 1
-                try:
-                    store.save(model(), run="busy", round=number)
-                    store.delete(f"busy@{number}")
-                except BaseException as error:
-                    errors.append(error)
-                    return
 
-        thread = threading.Thread(target=work)
-        thread.start()
-        yield store
-        stop.set()
-        thread.join()
-        assert errors == []
-        last = store.save(model(), run="busy", round=0)
-        loaded = store.load(last)
-        assert all(np.array_equal(loaded[name].numpy(), array) for name, array in model().items())
-        assert loaded.keys() == model().keys()
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_a_child_that_inherits_a_store_harms_nobody(path: Path, situation: Callable[..., Any]) -> None:
+    with Child(fork_in, path, situation.__name__) as process:
+        assert well(process.hear(), ACTIONS)
+        assert process.finish() == []
+    with RecordStore(path) as store:
         store.gc(grace=0)
+        assert content(store, 1) == npys(MODEL)
+        assert content(store, "latest") == npys(OTHER)
+        children = [content(store, info) for info in store.records(run="child")]
+    assert children == [npys(OTHER)] * len(ENDS)
     assert flaws(path) == {}
 
 
-def refusals(store: RecordStore) -> int:
-    """Return DONE if every way to use the store is refused."""
-    for action in use(store):
-        try:
-            action()
-        except ForkError:
-            continue
-        return 1
-    return DONE
-
-
-@pytest.mark.parametrize("target", ["file", ":memory:"])
-def test_every_call_is_refused_in_the_child(target: str, path: Path) -> None:
-    with RecordStore(path if target == "file" else target) as store:
-        store.save({"x": np.arange(5)}, run="a", round=0, tags=["x"])
-        actions = use(store)
-
-        def child() -> int:
-            refused = 0
-            for action in actions:
-                try:
-                    action()
-                except ForkError as error:
-                    refused += "in the child" in str(error)
-            return refused
-
-        assert fork(child) == len(actions)
-        assert store.load("a@0")["x"].numpy().tolist() == [0, 1, 2, 3, 4]
-
-
-def test_leaving_the_with_block_in_the_child_lets_its_own_exception_through(path: Path) -> None:
+def fork_while_making_input(path: str) -> None:
+    make_small(**SMALL)
+    codes = {}
     with RecordStore(path) as store:
+        store.save(MODEL)
 
-        def child() -> int:
-            try:
-                with store:
-                    pass
-            except ForkError:
-                pass
-            try:
-                store.__exit__(KeyError, KeyError("own"), None)
-            except ForkError:
-                return 1
-            return DONE
+        def entries() -> Iterator[tuple[str, np.ndarray]]:
+            for name, array in OTHER.items():
+                yield name, array
+                codes[name] = children_of(store, path, ["uses_it", "opens_the_file_anew"])
 
-        assert fork(child) == DONE
-        assert len(store) == 0
+        assert content(store, store.save(entries())) == npys(OTHER)
+    say(codes)
 
 
-def test_using_and_closing_it_in_a_child_hurts_no_save_of_the_parent(busy: RecordStore) -> None:
-    for _ in range(8):
-        time.sleep(0.01)
-        assert fork(lambda: busy.load("a@0") and 1) == REFUSED
-        assert fork(lambda: busy.close() or 1) == REFUSED
-
-
-def test_a_child_that_frees_the_store_and_ends_hurts_no_save_of_the_parent(busy: RecordStore) -> None:
-    def free() -> int:
-        vars(busy).clear()
-        gc.collect()
-        return DONE
-
-    for _ in range(4):
-        time.sleep(0.01)
-        assert fork(free) == DONE
-        assert fork(lambda: DONE) == DONE
-
-
-def test_a_child_that_ends_as_an_interpreter_does_hurts_no_save_of_the_parent(path: Path) -> None:
-    """A process of its own, since pytest does not survive a ``sys.exit`` of its child."""
-    script = f"""
-import os, sys, threading
-sys.path[:0] = {sys.path!r}
-import numpy as np
-from recordstore import RecordStore, constants
-constants.BATCH_BYTES = 2_000_000
-store = RecordStore({str(path)!r})
-model = {{str(n): np.random.default_rng(n).random(300_000) for n in range(12)}}
-thread = threading.Thread(target=lambda: [store.save(model, run="r", round=n) for n in range(3)])
-thread.start()
-codes = []
-for _ in range(6):
-    pid = os.fork()
-    if pid == 0:
-        sys.exit(12)
-    codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-thread.join()
-assert codes == [12] * 6, codes
-for n in range(3):
-    loaded = store.load(f"r@{{n}}")
-    assert all(np.array_equal(loaded[name].numpy(), array) for name, array in model.items())
-"""
-    pid = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, "-W", "ignore", "-c", script])
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+def test_a_child_forked_between_two_arrays_of_a_save_harms_nobody(path: Path) -> None:
+    with Child(fork_while_making_input, path) as process:
+        codes = process.hear()
+        process.finish()
+    assert list(codes) == list(OTHER)
+    assert all(well(each, ["uses_it", "opens_the_file_anew"]) for each in codes.values())
     assert flaws(path) == {}
 
 
-def test_a_child_opens_the_file_anew_while_the_parent_saves(busy: RecordStore, path: Path) -> None:
-    def child() -> int:
-        with RecordStore(path) as own:
-            assert own.load("a@0")["x"].numpy().tolist() == [0, 1, 2, 3, 4]
-            own.save([np.ones(3)], run="child", round=os.getpid())
-        return DONE
-
-    for _ in range(4):
-        time.sleep(0.01)
-        assert fork(child) == DONE
-    assert len(list(busy.records(run="child"))) == 4
-
-
-def saved_by_worker(arguments: tuple[str, int]) -> int:
-    path, number = arguments
-    with RecordStore(path) as own:
-        return own.save([np.full(3, number)], run="pool", round=number)
-
-
-def test_a_pool_of_forked_workers_saves_into_the_file_of_an_open_store(busy: RecordStore, path: Path) -> None:
-    with multiprocessing.get_context("fork").Pool(2) as pool:
-        ids = pool.map(saved_by_worker, [(str(path), number) for number in range(6)])
-    assert len(set(ids)) == 6
-    assert [busy.load(f"pool@{number}")["0"].numpy()[0] for number in range(6)] == list(range(6))
-
-
-def test_the_parent_goes_on_after_a_fork(path: Path) -> None:
-    with RecordStore(path) as store:
-        stream = store.stream(store.save({"a": np.zeros(3), "b": np.ones(3)}))
+def fork_with_a_store_in_memory(path: str) -> None:
+    with RecordStore(":memory:") as store:
+        store.save(MODEL)
+        stream = store.stream(1)
         next(stream)
-        assert fork(lambda: DONE) == DONE
-        assert next(stream)[1].numpy().tolist() == [1, 1, 1]
-        store.save([np.zeros(1)])
-        assert len(store) == 2
+        codes = children_of(store, path, IN_MEMORY)
+        assert content(store, 1) == npys(MODEL)
+        assert [name for name, _ in stream] == ["1", "2", "3"]
+        assert store.save(OTHER) == 2
+    say(codes)
+
+
+IN_MEMORY = ["uses_it", "frees_it", "closes_its_engines", "does_nothing"]
+
+
+def test_a_store_in_memory_is_of_no_use_in_a_child_either(path: Path) -> None:
+    with Child(fork_with_a_store_in_memory, path) as process:
+        assert well(process.hear(), IN_MEMORY)
+        process.finish()
+
+
+def fork_in_a_transaction(path: str) -> None:
+    """Fork while another thread has written and not committed, and does not for longer than a fork waits."""
+    make_small(**SMALL)
+    forks.FORK_WAIT_SECONDS = 0.2
+    inside, go_on = threading.Event(), threading.Event()
+    with RecordStore(path) as store:
+        store.save(MODEL)
+
+        def write() -> None:
+            with store._database.write() as session:
+                raw = session.connection()
+                raw.exec_driver_sql("UPDATE record SET run = 'changed'")
+                inside.set()
+                go_on.wait()
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        inside.wait()
+        codes = children_of(store, path, IN_MEMORY)
+        with closing(sqlite3.connect(path, timeout=0)) as raw, pytest.raises(sqlite3.OperationalError, match="locked"):
+            raw.execute("BEGIN IMMEDIATE")  # the lock is still held
+        go_on.set()
+        thread.join()
+        assert store.info(1).run == "changed"
+        assert content(store, 1) == npys(MODEL)
+    say(codes)
+
+
+def test_a_fork_in_the_middle_of_a_transaction_does_not_end_it(path: Path) -> None:
+    with Child(fork_in_a_transaction, path) as process:
+        assert well(process.hear(), IN_MEMORY)
+        process.finish()
+    assert rows(path, "SELECT run FROM record") == [("changed",)]
+    assert flaws(path) == {}
+
+
+def work_in_processes(path: str) -> None:
+    """Use a pool of forked workers beside an open store, as data loaders and simulations do."""
+    make_small(**SMALL)
+    with RecordStore(path) as store:
+        store.save(MODEL)
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            sizes = pool.map(len, [b"a" * number for number in range(20)])
+            store.save(OTHER)
+            saved = pool.map(save_in_worker, [(path, number) for number in range(6)])
+        assert all(content(store, id_) == {"x": npy(noise(number))} for number, id_ in enumerate(saved))
+        assert content(store, 2) == npys(OTHER)
+    say(sizes)
+
+
+def save_in_worker(task: tuple[str, int]) -> int:
+    path, number = task
+    with RecordStore(path) as store:
+        return store.save({"x": noise(number)})
+
+
+def test_forked_workers_beside_an_open_store_work(path: Path) -> None:
+    with Child(work_in_processes, path) as process:
+        assert process.hear() == list(range(20))
+        process.finish()
+    with RecordStore(path) as store:
+        assert len(store) == 8
+    assert flaws(path) == {}
+
+
+def fork_and_outlive(path: str) -> None:
+    """Fork a child that holds the inherited store while the parent saves, closes and ends."""
+    make_small(**SMALL)
+    store = RecordStore(path)
+    store.save(MODEL)
+    parent = os.getpid()
+    if not os.fork():
+        while os.getppid() == parent:
+            time.sleep(0.01)
+        uses_it(store, path)
+        opens_the_file_anew(store, path)
+        say("well")
+        sys.exit(0)
+    store.save(OTHER)
+    store.close()
+
+
+def test_a_child_may_outlive_its_parent(path: Path) -> None:
+    with Child(fork_and_outlive, path) as process:
+        assert process.finish() == ["well"]
+    with RecordStore(path) as store:
+        assert [content(store, id_) for id_ in store] == [npys(MODEL), npys(OTHER), npys(OTHER)]
+    assert flaws(path) == {}

@@ -1,222 +1,281 @@
-"""How much memory and disk a record takes: measured in child processes by the kernel, not by the package."""
+"""What a save and a read cost: peak memory, bytes on the disk, rows. Counted, in processes of their own."""
 
-import gc
-import subprocess
-from collections.abc import Iterator
+import os
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from support import Child, flaws, hear, rows, say
+from support import Child, bytes_written, flaws, memory_used, npy, rows, say
 
 from recordstore import Array, ArrayRecord, RecordStore
 
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 MIB = 1024 * 1024
 ALLOWED = 64 * MIB
-
-pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak memory")
-
-
-def peak_since_reset() -> int:
-    """Return the largest resident memory since the last reset, in bytes."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+"""What a save or a stream may need beyond the caller's own data and one array."""
 
 
-def reset_peak() -> int:
-    """Begin anew, and return the memory that is resident now."""
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")
-    return peak_since_reset()
+def noise(seed: int, nbytes: int) -> np.ndarray:
+    """Return bytes no two chunks of which are equal, in memory that was touched."""
+    words = np.arange(seed << 40, (seed << 40) + nbytes // 8, dtype=np.uint64)
+    words *= np.uint64(0x9E3779B97F4A7C15)
+    return words.view(np.uint8)
 
 
-def random_floats(count: int) -> np.ndarray:
-    """Return float32 values below 2.0, of which no two chunks are equal."""
-    return np.random.default_rng(0).integers(0, 2**30, count, np.int32).view(np.float32)
+@pytest.fixture
+def big(tmp_path: Path) -> Iterator[Path]:
+    """A path for gigabytes, which are given back at once."""
+    yield tmp_path / "big.db"
+    for file in tmp_path.iterdir():
+        file.unlink()
 
 
-def make_record(kind: str) -> object:
-    match kind:
-        case "one ndarray of 1.2 GB":
-            return {"weight": random_floats(300_000_000)}
-        case "bytes":
-            whole = random_floats(150_000_000).tobytes()
-            size = 100_000_000
-            return ArrayRecord({str(i): Array("opaque", [1], "x", whole[i * size : (i + 1) * size]) for i in range(6)})
-        case "not contiguous":
-            return {"weight": random_floats(80_000_000).reshape(8_000, 10_000)[:, ::2]}
-        case "state_dict":
-            torch = __import__("torch")
-            return {f"layer {i}": torch.from_numpy(random_floats(50_000_000)) for i in range(3)}
-        case "bfloat16":
-            torch = __import__("torch")
-            return {f"layer {i}": torch.from_numpy(random_floats(50_000_000)).to(torch.bfloat16) for i in range(3)}
-    raise AssertionError(kind)
+# What a save needs
 
 
-def save_in_child(path: str, kind: str) -> None:
-    """Save a record, and say by how much the peak of the memory grew; load it, and say whether it is equal."""
+def make_ndarray() -> Any:
+    return {"x": noise(1, 1_200_000_000)}
+
+
+def make_bytes() -> Any:
+    return ArrayRecord({"x": Array("uint8", [600_000_000], "numpy.ndarray", noise(1, 600_000_000).tobytes())})
+
+
+def make_many_small() -> Any:
+    return {str(number): noise(number, 10_000) for number in range(30_000)}
+
+
+def make_strided() -> Any:
+    return {"x": noise(1, 800_000_000).view(np.float32).reshape(20_000, 10_000)[:, ::2]}
+
+
+def make_transposed() -> Any:
+    return {"x": noise(1, 400_000_000).view(np.float32).reshape(10_000, 10_000).T}
+
+
+def make_tensor() -> Any:
+    import torch
+
+    return {"x": torch.from_numpy(noise(1, 600_000_000).view(np.int32))}
+
+
+def make_strided_tensor() -> Any:
+    import torch
+
+    return {"x": torch.from_numpy(noise(1, 400_000_000).view(np.int32)).reshape(10_000, 10_000).t()}
+
+
+def make_bfloat16() -> Any:
+    import torch
+
+    return {"x": torch.from_numpy(noise(1, 600_000_000).view(np.int16)).view(torch.bfloat16)}
+
+
+LAZY_BYTES = 100_000_000
+
+
+def make_lazy() -> Any:
+    """Make each array when it is asked for: one at a time is the caller's own."""
+    return ((str(number), noise(number, LAZY_BYTES)) for number in range(8))
+
+
+def measure_save(path: str, make: str) -> None:
+    record = globals()[make]()
+    used: list[int] = []
     with RecordStore(path) as store:
-        store.save([np.zeros(1)])  # what a first save loads and compiles is not the record's
-        record = make_record(kind)
-        before = reset_peak()
-        record_id = store.save(record)
-        say(peak_since_reset() - before)
-        equal = True
-        for name, array in store.stream(record_id):
-            value = record[name]
-            if isinstance(value, Array):
-                equal &= array == value
-            elif array.stype == "torch.Tensor":
-                equal &= array == Array(value)
-            else:
-                equal &= np.array_equal(array.numpy(), np.asarray(value))
-            del array
-        say(bool(equal))
+        with memory_used(used):
+            store.save(record)
+        with memory_used(used):  # finds everything stored
+            store.save(record if make != "make_lazy" else make_lazy())
+    say(used)
 
 
+@linux_only
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["one ndarray of 1.2 GB", "bytes", "not contiguous", "state_dict", "bfloat16"])
-def test_saving_takes_64_mib_however_large_the_record_is(path: Path, kind: str) -> None:
-    if kind in {"state_dict", "bfloat16"}:
+@pytest.mark.parametrize(
+    "make",
+    [
+        make_ndarray,
+        make_bytes,
+        make_many_small,
+        make_strided,
+        make_transposed,
+        make_tensor,
+        make_strided_tensor,
+        make_bfloat16,
+        make_lazy,
+    ],
+)
+def test_a_save_needs_64_mib_whatever_it_saves(big: Path, make: Callable[[], Any]) -> None:
+    if make in {make_tensor, make_strided_tensor, make_bfloat16}:
         pytest.importorskip("torch", reason="torch is not installed")
-    with Child(save_in_child, path, kind) as child:
-        growth = child.hear()
-        print(f"\nsaving {kind}: {growth / MIB:.1f} MiB")
-        assert growth <= ALLOWED
-        assert child.hear() is True
+    own = LAZY_BYTES if make is make_lazy else 0
+    with Child(measure_save, big, make.__name__) as child:
+        first, second = child.hear()
         child.finish()
-    path.unlink()
+    print(f"\nfirst save {(first - own) / MIB:.1f} MiB, second {(second - own) / MIB:.1f} MiB")
+    assert first <= own + ALLOWED
+    assert second <= own + ALLOWED
 
 
-def arrays_of(sizes: list[int]) -> Iterator[tuple[str, np.ndarray]]:
-    for number, size in enumerate(sizes):
-        yield str(number), np.random.default_rng(number).integers(0, 256, size, np.uint8)
+# What a read needs
 
 
-def stream_in_child(path: str, copy: str, sizes: list[int]) -> None:
-    """Say how the peak of the memory grew over a loop over a record, a copy into another store, and a save."""
+def save_and_load(path: str) -> None:
+    """Save more than a value of SQLite can hold, and load it."""
+    array = noise(1, 1_200_000_000)
+    with RecordStore(path) as store:
+        record_id = store.save([array])
+        used: list[int] = []
+        with memory_used(used):
+            loaded = store.load(record_id)
+        assert np.array_equal(loaded["0"].numpy(), array)
+    say(used)
+
+
+@linux_only
+@pytest.mark.slow
+def test_an_array_of_more_bytes_than_sqlite_can_hold_in_a_row_saves_and_loads(big: Path) -> None:
+    with Child(save_and_load, big) as child:
+        (used,) = child.hear()
+        child.finish()
+    print(f"\nload: its bytes and {(used - 1_200_000_000) / MIB:.1f} MiB")
+    assert rows(big, "SELECT count(*), sum(length(data)) FROM chunk") == [(1221, 1_200_000_128)]
+    assert used <= 1_200_000_000 + ALLOWED
+
+
+LARGEST = 500_000_000
+SIZES = [400_000_000, LARGEST, 100_000_000, 1_000, 300_000_000, 50_000, 1_000, LARGEST, 200_000_000]
+"""2 GB."""
+
+
+def make_two_gigabytes() -> Iterator[tuple[str, np.ndarray]]:
+    for number, size in enumerate(SIZES):
+        yield str(number), noise(number, size)
+
+
+def stream_and_copy(path: str, copy: str) -> None:
     with RecordStore(path) as store, RecordStore(copy) as other:
-        for warm in (store, other):
-            warm.load(warm.save([np.zeros(1)]))
-        before = reset_peak()
-        record_id = store.save(arrays_of(sizes))
-        say(peak_since_reset() - before)
-        before = reset_peak()
-        nbytes = 0
-        for _, array in store.stream(record_id):
-            nbytes += len(array.data)
-            del array
-        say(peak_since_reset() - before)
-        say(nbytes == store.info(record_id).nbytes)
-        before = reset_peak()
-        copied = other.save(store.stream(record_id))
-        say(peak_since_reset() - before)
-        say(other.info(copied).digest == store.info(record_id).digest)
+        record_id = store.save(make_two_gigabytes())
+        digest, total = store.info(record_id).digest, 0
+        used: list[int] = []
+        with memory_used(used):
+            for _, array in store.stream(record_id):
+                total += len(array.data)
+                del array
+        with memory_used(used):
+            copied = other.save(store.stream(record_id))
+        assert other.info(copied).digest == digest
+    say((total, *used))
 
 
+@linux_only
 @pytest.mark.slow
-def test_streaming_two_gigabytes_takes_the_largest_array_and_64_mib(path: Path, tmp_path: Path) -> None:
-    sizes = [300_000_000, 500_000_000, 200_000_000, 1_000, 450_000_000, 550_000_000]
-    assert sum(sizes) > 2_000_000_000
-    largest = max(sizes)
-    copy = tmp_path / "copy.db"
-    with Child(stream_in_child, path, copy, sizes) as child:
-        saved, streamed, complete, copied, equal = (child.hear() for _ in range(5))
+def test_a_stream_and_a_copy_of_2_gb_need_the_largest_array_and_64_mib(big: Path) -> None:
+    with Child(stream_and_copy, big, big.with_name("copy.db")) as child:
+        total, streamed, copied = child.hear()
         child.finish()
-    print(f"\nsave {saved / MIB:.1f}, stream {streamed / MIB:.1f}, copy {copied / MIB:.1f} MiB")
-    print(f"the largest array {largest / MIB:.1f} MiB")
-    assert complete is True
-    assert equal is True
-    assert streamed <= largest + ALLOWED
-    assert copied <= largest + ALLOWED
-    path.unlink()
-    copy.unlink()
+    print(f"\nbeyond the largest array: stream {(streamed - LARGEST) / MIB:.1f} MiB")
+    print(f"copy from store to store {(copied - LARGEST) / MIB:.1f} MiB")
+    assert total == sum(SIZES) + 128 * len(SIZES)
+    assert streamed <= LARGEST + ALLOWED
+    assert copied <= LARGEST + ALLOWED
 
 
-def written_to_disk() -> int:
-    """Return the bytes that this process has caused to be written to disks."""
-    text = Path("/proc/self/io").read_text()
-    return int(text.partition("\nwrite_bytes:")[2].split()[0])
+# What is written
 
 
-def write_in_child(path: str, count: int) -> None:
-    record = {str(number): random_floats(count // 40) + number for number in range(10)}
+def count_written(path: str) -> None:
+    record = {str(number): noise(number, 50_000_000) for number in range(10)}
     with RecordStore(path) as store:
-        store.save([np.zeros(1)])
-        before = written_to_disk()
-        record_id = store.save(record)
-        say(written_to_disk() - before)
-        say(store.info(record_id).nbytes)
-        assert hear() == "enough"
+        os.sync()
+        before = bytes_written()
+        store.save(record)
+        first = bytes_written()
+        store.save(record)
+        say((first - before, bytes_written() - first))
 
 
+@linux_only
 @pytest.mark.slow
-def test_a_record_of_500_mb_is_written_once(path: Path) -> None:
-    kind = subprocess.run(["stat", "-f", "-c", "%T", path.parent], capture_output=True, text=True, check=True).stdout
-    if kind.strip() in {"tmpfs", "ramfs"}:
-        pytest.skip("nothing is written to a disk in a file system in memory")
-    with Child(write_in_child, path, 500_000_000) as child:
-        written, nbytes = child.hear(), child.hear()
-        child.say("enough")
+def test_each_byte_of_a_record_is_written_to_the_disk_once(big: Path) -> None:
+    with Child(count_written, big) as child:
+        first, second = child.hear()
         child.finish()
-    print(f"\n{written} bytes written for {nbytes}: {written / nbytes:.4f}")
-    assert nbytes >= 500_000_000
-    assert nbytes <= written <= 1.05 * nbytes
-    path.unlink()
+    if not first:
+        pytest.skip(f"{big.parent} is not on a disk")
+    print(f"\nbytes written per byte: {first / 500_000_000:.4f}; saved again: {second} bytes")
+    assert 1.0 <= first / 500_000_000 <= 1.05
+    assert second < 2 * MIB
 
 
-def model(seed: int = 0) -> dict[str, np.ndarray]:
-    random_numbers = np.random.default_rng(seed)
-    return {"large": random_numbers.random(400_000), "small": random_numbers.random(10), "none": np.zeros(0)}
+# Rows
 
 
-def chunks(path: Path) -> list[int]:
-    return [id_ for (id_,) in rows(path, "SELECT id FROM chunk ORDER BY id")]
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"CHUNK_SIZE": 4096, "BATCH_BYTES": 16_384, "RING_CHUNKS": 4}.items():
+        monkeypatch.setattr(f"recordstore.constants.{name}", value)
 
 
-def test_saving_the_same_model_again_writes_no_chunk(path: Path) -> None:
+MODEL = {"w": noise(1, 80_000), "frozen": noise(2, 60_000), "b": noise(3, 80)}
+
+
+def chunks(path: Path) -> list[tuple[Any, ...]]:
+    return rows(path, "SELECT id, blob_id, seq, nbytes, digest, data FROM chunk ORDER BY id")
+
+
+def test_saving_a_large_model_again_writes_no_chunk(path: Path, small: None) -> None:
     with RecordStore(path) as store:
-        store.save(model())
+        first = store.save(MODEL)
         before = chunks(path)
-        assert len(before) == 4 + 1 + 1  # 3.2 MB, and one each for the header of an empty array and a small one
-        second = store.save(model())
+        again = store.save(MODEL), store.save(store.load(first)), store.save(store.stream(first))
         assert chunks(path) == before
-        assert np.array_equal(store.load(second)["large"].numpy(), model()["large"])
+        assert [store.load(id_) for id_ in again] == [store.load(first)] * 3
+    assert len(before) == -(-80_128 // 4096) + -(-60_128 // 4096) + 1
+    assert rows(path, "SELECT count(*), count(DISTINCT blob_id) FROM array") == [(12, 3)]
 
 
-def test_only_the_layers_that_changed_are_written(path: Path) -> None:
+def test_a_model_of_which_one_layer_was_trained_writes_the_chunks_of_that_layer(path: Path, small: None) -> None:
     with RecordStore(path) as store:
-        store.save(model())
-        before = set(chunks(path))
-        store.save(model() | {"small": np.arange(10.0)})
-        assert len(set(chunks(path)) - before) == 1
-
-
-@pytest.mark.parametrize("size", [10, 400_000], ids=["one chunk", "several chunks"])
-def test_tied_weights_are_stored_once(path: Path, size: int) -> None:
-    weight = np.random.default_rng(0).random(size)
-    with RecordStore(path) as store:
-        record_id = store.save({"encoder": weight, "between": np.zeros(3), "decoder": weight.copy()})
-        ((blobs,),) = rows(path, "SELECT count(*) FROM blob")
-        assert blobs == 2
-        ((stored,),) = rows(path, "SELECT sum(length(data)) FROM chunk")
-        assert stored < 1.5 * weight.nbytes + 400
-        loaded = store.load(record_id)
-    assert list(loaded) == ["encoder", "between", "decoder"]
-    assert np.array_equal(loaded["decoder"].numpy(), weight)
-
-
-def test_deleting_one_of_two_records_that_share_blobs_keeps_the_other_whole(path: Path) -> None:
-    with RecordStore(path) as store:
-        first, second = store.save(model()), store.save(model() | {"extra": np.ones(5)})
+        store.save(MODEL)
         before = chunks(path)
-        store.delete(second)
+        trained = MODEL["w"].copy()
+        trained[-1] ^= 1  # the first chunks are those of the old one
+        second = store.save(MODEL | {"w": trained})
+        new = chunks(path)[len(before) :]
+        assert b"".join(row[-1] for row in new) == npy(trained)
+        assert store.load(second)["w"].data == npy(trained)
+
+
+@pytest.mark.parametrize("nbytes", [800, 80_000])
+def test_tied_weights_are_stored_once_and_come_back_twice(path: Path, small: None, nbytes: int) -> None:
+    tied = noise(1, nbytes)
+    with RecordStore(path) as store:
+        record_id = store.save({"in": tied, "b": MODEL["b"], "out": tied, "copy": tied.copy()})
+        assert b"".join(row[-1] for row in chunks(path)) in {
+            npy(tied) + npy(MODEL["b"]),
+            npy(MODEL["b"]) + npy(tied),
+        }
+        record = store.load(record_id)
+    assert [array.data == npy(tied) for array in record.values()] == [True, False, True, True]
+
+
+@pytest.mark.parametrize("gone", [0, 1])
+def test_deleting_one_of_two_records_that_share_bytes_keeps_the_other_whole(path: Path, small: None, gone: int) -> None:
+    models = [MODEL, MODEL | {"w": noise(4, 80_000)}]
+    with RecordStore(path) as store:
+        ids = [store.save(model) for model in models]
+        store.delete(ids[gone])
         store.gc(grace=0)
-        assert len(chunks(path)) == len(before) - 1
-        loaded = store.load(first)
-        assert all(np.array_equal(loaded[name].numpy(), array) for name, array in model().items())
-        store.delete(first)
-        store.gc(grace=0)
+        kept = store.load(ids[1 - gone])
+        assert {name: array.data for name, array in kept.items()} == {
+            name: npy(array) for name, array in models[1 - gone].items()
+        }
+        assert sum(len(row[-1]) for row in chunks(path)) == sum(len(array.data) for array in kept.values())
+        store.delete(ids[1 - gone])
     assert chunks(path) == []
     assert flaws(path) == {}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recordstore import InvalidValueError, RecordStore
+from recordstore import InvalidValueError, RecordNotFoundError, RecordStore
 
 NAMES = [
     "",
@@ -108,3 +108,42 @@ def test_a_round_out_of_range_is_refused(memory: RecordStore, number: int) -> No
     with pytest.raises(InvalidValueError, match=r"needs a run"):
         memory.save([], round=1)
     assert memory.info(memory.save([], run="r", round=np.uint8(5))).round == 5  # type: ignore[arg-type]
+
+
+class Text(str):
+    """A string that prints as something else than it is, as the members of an Enum of strings do."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "printed"
+
+
+def test_a_subclass_of_str_counts_as_the_text_that_it_equals(memory: RecordStore) -> None:
+    given = {Text("name"): np.ones(2)}
+    memory.save(given, run=Text("run"), round=1, tags=[Text("tag")], metrics={Text("name"): 1}, keep_input=False)
+    info = memory.info("run@tag")
+    assert (info.run, info.tags, info.names, info.metrics) == ("run", ("tag",), ("name",), {"name": 1.0})
+    assert given == {}
+    assert list(memory.load(Text("run@1"), names=[Text("name")])) == ["name"]
+    assert {type(text) for text in (info.run, *info.tags, *info.names)} == {str}
+
+
+HUGE = 10**5000
+
+
+def test_numbers_too_long_to_print_are_refused_like_other_large_ones(memory: RecordStore) -> None:
+    for call in (
+        lambda: memory.save([], run="r", round=HUGE),
+        lambda: memory.save([], run="r", round=-HUGE),
+        lambda: memory.records(limit=-HUGE),
+        lambda: memory.gc(grace=HUGE),
+        lambda: RecordStore(":memory:", timeout=HUGE),
+    ):
+        with pytest.raises(InvalidValueError):
+            call()
+    assert HUGE not in memory
+    assert -HUGE not in memory
+    for call in (memory.info, memory.load, memory.delete):
+        with pytest.raises(RecordNotFoundError):
+            call(HUGE)

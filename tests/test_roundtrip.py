@@ -48,8 +48,8 @@ class Place:
 
 @pytest.fixture(
     scope="module",
-    params=[DEFAULT, SMALL | SPANS, SMALL | THREADED, ONE_ROW | SPANS],
-    ids=["as released", "small", "threaded", "one row a batch"],
+    params=[DEFAULT, SMALL | SPANS, SMALL | THREADED],
+    ids=["as released", "small", "threaded"],
 )
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """One store for all examples: with chunks and batches as released, and with small ones, so that there are many."""
@@ -173,6 +173,19 @@ def test_bytes_around_the_size_of_chunks_come_back(place: Place, chunks: int, di
     assert place.store.load(record_id)["bytes"].data == place.store.load(record_id)["again"].data == data
     again = place.store.save({"x": np.frombuffer(data, np.uint8)})
     assert place.store.load(again)["x"].numpy().tobytes() == data
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("stable", [False, True], ids=["may change", "cannot change"])
+def test_a_batch_may_be_as_small_as_one_row(
+    memory: RecordStore, monkeypatch: pytest.MonkeyPatch, lazy: bool, stable: bool
+) -> None:
+    for name, number in (ONE_ROW | SPANS).items():
+        monkeypatch.setattr(f"recordstore.{name}", number)
+    arrays = {str(number): np.full(700 * (number % 4), number % 5) for number in range(12)}
+    given_ = as_given(arrays, "Array" if stable else "ndarray")
+    record_id = memory.save(iter(given_.items()) if lazy else given_)
+    assert [array.data for array in memory.load(record_id).values()] == [npy(array) for array in arrays.values()]
 
 
 TORCH = [
