@@ -29,7 +29,7 @@ _WORDS: dict[int, tuple[type[RecordStoreError], str]] = {
     sqlite3.SQLITE_FULL: (StorageFullError, "no room left to write; free some space and try again"),
     sqlite3.SQLITE_READONLY: (
         ReadOnlyStoreError,
-        "cannot be written to, which reading takes too if a killed writer left a journal, or the file is in WAL mode",
+        "read-only: it cannot be written to, nor read if it is in WAL mode or a killed writer left a journal",
     ),
     **dict.fromkeys(DAMAGED_FILE, (CorruptRecordError, "the file is damaged; restore it from a backup")),
     **dict.fromkeys(LOST_FILE, (StoreAccessError, "cannot be opened, read or written")),

@@ -52,9 +52,9 @@ class _Gate:
             yield
         finally:
             with self.changed:
-                self.inside[me] -= 1
-                if not self.inside[me]:
-                    del self.inside[me]
+                depth = self.inside.pop(me, 1) - 1  # nothing is left of it in a child that this thread forked
+                if depth:
+                    self.inside[me] = depth
                 self.changed.notify_all()
 
     def before_fork(self) -> None:
@@ -114,6 +114,10 @@ class ForkSafeConnection(sqlite3.Connection):
         cursor = super().cursor(*args, **options)
         self._cursors.add(cursor)
         return cursor
+
+    def execute(self, *args: Any) -> Any:
+        """Execute a statement; a :class:`ForkError` in a child. The base class would not ask for a cursor here."""
+        return self.cursor().execute(*args)
 
     def commit(self) -> None:
         """Commit; nothing in a child."""

@@ -278,6 +278,38 @@ def test_a_fork_in_the_middle_of_a_transaction_does_not_end_it(path: Path) -> No
     assert flaws(path) == {}
 
 
+def fork_in_its_own_transaction(path: str) -> None:
+    """Fork in the thread that has written and not committed, as a signal handler could."""
+    make_small(**SMALL)
+    with RecordStore(path) as store:
+        store.save(MODEL)
+        with store._database.write() as session:
+            session.connection().exec_driver_sql("UPDATE record SET run = 'changed'")
+            codes = children_of(store, path, ["ends_all_connections", "frees_it", "does_nothing"])
+        assert content(store, 1) == npys(MODEL)
+    say(codes)
+
+
+def ends_all_connections(store: RecordStore, path: str) -> None:
+    """Do what the blocks of the parent would do at their end, and what a garbage collector would."""
+    connections = [thing for thing in gc.get_objects() if isinstance(thing, sqlite3.Connection)]
+    assert connections
+    for connection in connections:
+        connection.commit()
+        connection.rollback()
+        with pytest.raises(ForkError):
+            connection.execute("SELECT 1")
+        connection.close()
+
+
+def test_a_child_forked_in_the_middle_of_its_own_transaction_does_not_end_that_of_the_parent(path: Path) -> None:
+    with Child(fork_in_its_own_transaction, path) as process:
+        assert well(process.hear(), ["ends_all_connections", "frees_it", "does_nothing"])
+        process.finish()
+    assert rows(path, "SELECT run FROM record") == [("changed",)]
+    assert flaws(path) == {}
+
+
 def work_in_processes(path: str) -> None:
     """Use a pool of forked workers beside an open store, as data loaders and simulations do."""
     make_small(**SMALL)

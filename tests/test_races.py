@@ -188,6 +188,12 @@ def test_a_lazy_input_may_use_the_store_that_saves_it(store: RecordStore) -> Non
 # Publish against gc of a silent writer
 
 
+def sweep_some(store: RecordStore, steps: int | None) -> None:
+    """Sweep as ``gc(grace=0)`` does, two arrays at a time, and stop after some steps."""
+    with mock.patch("recordstore.constants.BATCH_ROWS", 2):
+        sweep(store._database, grace=0, steps=steps)
+
+
 @pytest.mark.parametrize("steps", [None, 1, 2])
 def test_a_writer_that_gc_took_for_dead_publishes_nothing_and_keeps_its_input(
     stages: Iterator[Stage], steps: int | None
@@ -196,7 +202,7 @@ def test_a_writer_that_gc_took_for_dead_publishes_nothing_and_keeps_its_input(
     for stage in stages:
         model = dict(MODEL)
         options = {"run": "r", "round": 1, "tags": ["best"]}
-        with stage.meanwhile(lambda stage=stage: sweep(stage.other._database, grace=0, steps=steps)):
+        with stage.meanwhile(lambda stage=stage: sweep_some(stage.other, steps)):
             saved = attempt(lambda: stage.store.save(model, keep_input=False, **options), SaveSweptError)  # noqa: B023
         outcomes[type(saved)] += 1
         if isinstance(saved, SaveSweptError):
