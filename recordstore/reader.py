@@ -79,8 +79,14 @@ class _Assembly:
     def finish(self, row: StoredArrayRow) -> bytes:
         """Return the bytes, once they are verified."""
         _verify(row, [digest.result() for digest in self._hashes], self._stored)
-        self._view.release()
+        self.close()
         return self._buffer.getvalue()
+
+    def close(self) -> None:
+        """Release the views, also those that threads still hash: a buffer cannot go before they have gone."""
+        for digest in self._hashes:
+            digest.result()
+        self._view.release()
 
 
 class Reader:
@@ -156,15 +162,15 @@ class Reader:
         count, nbytes = listing.sizes.get(row.blob_id, (0, 0))
         if nbytes != row.blob_nbytes:  # nothing is allocated on the word of a number
             raise CorruptRecordError("chunks are missing, or hold more bytes than were saved")
-        assembly = _Assembly(nbytes, self._pool)
-        for first in range(0, count, SPAN_CHUNKS):
-            last = min(first + SPAN_CHUNKS, count)
-            with self._database.read() as session:
-                for chunk in BlobRepository(session).chunks([row.blob_id], first, last):
-                    assembly.add(chunk)
-                if assembly.count < last:
-                    _explain_missing(session, listing)
-        return assembly.finish(row)
+        with contextlib.closing(_Assembly(nbytes, self._pool)) as assembly:
+            for first in range(0, count, SPAN_CHUNKS):
+                last = min(first + SPAN_CHUNKS, count)
+                with self._database.read() as session:
+                    for chunk in BlobRepository(session).chunks([row.blob_id], first, last):
+                        assembly.add(chunk)
+                    if assembly.count < last:
+                        _explain_missing(session, listing)
+            return assembly.finish(row)
 
     def _mark_damaged(self, row: StoredArrayRow) -> None:
         """Keep later saves from sharing the bytes, if the store can be written to right now."""

@@ -176,7 +176,7 @@ def test_a_shape_that_is_none_is_refused_even_with_a_matching_digest(full: Recor
     record_id = full.save({"x": Array("t", [1], "raw", GOOD)})
     for shape in ("[", "7", '["a"]', "[" * 100_000):
         blob_ = blob_digest(len(GOOD), [chunk_digest(GOOD)])
-        digest = record_digest([array_digest(0, ("x", "t", shape, "raw"), blob_)])
+        digest = record_digest(array_digest(0, ("x", "t", shape, "raw"), blob_))
         query("UPDATE array SET shape = ? WHERE record_id = ?", shape, record_id)
         query("UPDATE record SET digest = ? WHERE id = ?", digest, record_id)
         with pytest.raises(CorruptRecordError, match=f"record {record_id}, array 'x': its shape is no list of int"):
