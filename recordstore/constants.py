@@ -18,7 +18,7 @@ BATCH_BYTES = 32 * 1024 * 1024
 BATCH_ROWS = 5_000
 """Rows that one write transaction inserts or deletes at most."""
 
-RING_CHUNKS = 12
+RING_CHUNKS = 14
 """Chunks of mutable input (ndarrays, tensors) that exist as copies at any one time during a save."""
 
 PAUSE_SECONDS = 0.002

@@ -21,6 +21,9 @@ HASH_SPAN = 32
 PLAN_ARRAYS = 200
 """Arrays that are asked for before the next of them is hashed, at most."""
 
+OVERHEAD = 2048
+"""Bytes that an array on its way takes besides its copy, about: what counts for a record of many small ones."""
+
 
 class Ring:
     """A bounded amount of memory for copies of bytes that may change.
@@ -34,14 +37,14 @@ class Ring:
 
     def take(self, size: int) -> memoryview | None:
         """Return ``size`` bytes of memory, None if too much is in use."""
-        if self._used and self._used + size > constants.RING_CHUNKS * constants.CHUNK_SIZE:
+        if self._used and self._used + size + OVERHEAD > constants.RING_CHUNKS * (constants.CHUNK_SIZE + OVERHEAD):
             return None
-        self._used += size
+        self._used += size + OVERHEAD
         return self._free.pop() if size == constants.CHUNK_SIZE and self._free else memoryview(bytearray(size))
 
     def give_back(self, memory: memoryview) -> None:
         """Take memory back for the next :meth:`take`."""
-        self._used -= len(memory)
+        self._used -= len(memory) + OVERHEAD
         if len(memory) == constants.CHUNK_SIZE:
             self._free.append(memory)
 
