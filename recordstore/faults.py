@@ -64,6 +64,8 @@ def translated(target: str, *, opening: bool = False) -> Iterator[None]:
     except RecordStoreError:
         raise
     except (TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        if opening:  # a mistake in a revision, which is no damage
+            raise
         # no code of the caller runs in here: a value in a row is not what we would have written
         raise CorruptRecordError(f"{target}: a row cannot be understood ({type(error).__name__}: {error})") from error
 
