@@ -21,8 +21,8 @@ BATCH_ROWS = 5_000
 RING_CHUNKS = 14
 """Chunks of mutable input (ndarrays, tensors) that exist as copies at any one time during a save.
 
-They bound its batches too: with 12, the pages that each commit adds make more than 1.05 bytes written per byte; with 16,
-a record of many small arrays takes more than 64 MiB.
+They bound its batches too: with 12, the pages that each commit adds make more than 1.05 bytes written per byte; with
+16, a record of many small arrays takes more than 64 MiB.
 """
 
 PAUSE_SECONDS = 0.002
