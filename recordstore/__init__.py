@@ -18,6 +18,7 @@ from recordstore.exceptions import (
     RecordExistsError,
     RecordNotFoundError,
     RecordStoreError,
+    ResumeError,
     SaveSweptError,
     SchemaError,
     SchemaOutdatedError,
@@ -27,7 +28,8 @@ from recordstore.exceptions import (
     StoreBusyError,
     StoreClosedError,
 )
-from recordstore.info import RecordInfo, RunInfo, Swept
+from recordstore.info import HistoryEntry, RecordInfo, RunInfo, Swept
+from recordstore.rounds import Checkpoint
 from recordstore.store import RecordStore
 from recordstore.typeddict import TypedDict
 
@@ -40,8 +42,10 @@ __all__ = [
     "Array",
     "ArrayNotFoundError",
     "ArrayRecord",
+    "Checkpoint",
     "CorruptRecordError",
     "ForkError",
+    "HistoryEntry",
     "InvalidTypeError",
     "InvalidValueError",
     "NotARecordStoreError",
@@ -52,6 +56,7 @@ __all__ = [
     "RecordNotFoundError",
     "RecordStore",
     "RecordStoreError",
+    "ResumeError",
     "RunInfo",
     "SType",
     "SaveSweptError",

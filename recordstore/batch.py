@@ -53,7 +53,8 @@ class Upload:
     def array_digest(self, blob: bytes) -> bytes:
         """Return the digest of the array, given that of its blob."""
         entry = self.entry
-        return array_digest(self.position, (entry.name, entry.dtype, entry.shape, entry.stype), blob)
+        texts = (entry.name, entry.dtype, entry.shape, entry.stype)
+        return array_digest(self.position, texts, blob, entry.part)
 
 
 @dataclass(slots=True, eq=False)

@@ -14,10 +14,17 @@ DIGEST_SIZE = 32
 _BLOB = "recordstore schema 1 blob"
 _ARRAY = "recordstore schema 1 array"
 _RECORD = "recordstore schema 1 record"
+_PART = "recordstore schema 2 array"
+_CHECKPOINT = "recordstore schema 2 checkpoint"
 
 
 def _u64(number: int) -> bytes:
     return number.to_bytes(8, "little")
+
+
+def _text(text: str) -> bytes:
+    encoded = text.encode()
+    return _u64(len(encoded)) + encoded
 
 
 def shape_json(shape: Sequence[int]) -> str:
@@ -39,16 +46,23 @@ def blob_digest(nbytes: int, chunks: Iterable[bytes]) -> bytes:
     return blake3(_u64(nbytes) + b"".join(chunks), derive_key_context=_BLOB).digest()
 
 
-def array_digest(position: int, texts: tuple[str, str, str, str], blob: bytes) -> bytes:
+def array_digest(position: int, texts: tuple[str, str, str, str], blob: bytes, part: str = "") -> bytes:
     """Return the digest of one array of a record.
 
-    ``texts`` are its name, dtype, shape (as :func:`shape_json` writes it) and stype; ``blob`` is that of its bytes.
+    ``texts`` are its name, dtype, shape (as :func:`shape_json` writes it) and stype; ``blob`` is that of its bytes. An
+    array of a part other than ``''`` has that as a fifth text, and a domain of its own.
     """
-    fields = [text.encode() for text in texts]
-    parts = [_u64(position), *(_u64(len(field)) + field for field in fields), blob]
-    return blake3(b"".join(parts), derive_key_context=_ARRAY).digest()
+    fields = (part, *texts) if part else texts
+    joined = b"".join([_u64(position), *map(_text, fields), blob])
+    return blake3(joined, derive_key_context=_PART if part else _ARRAY).digest()
 
 
-def record_digest(arrays: bytes | bytearray) -> bytes:
+def record_digest(arrays: bytes | memoryview) -> bytes:
     """Return the digest of a record from the digests of its arrays, one behind the other in their order."""
     return blake3(_u64(len(arrays) // DIGEST_SIZE), derive_key_context=_RECORD).update(arrays).digest()
+
+
+def checkpoint_digest(state: str, arrays: bytes | memoryview) -> bytes:
+    """Return the digest of a checkpoint from its JSON text and the digests of the arrays of its parts."""
+    head = _text(state) + _u64(len(arrays) // DIGEST_SIZE)
+    return blake3(head, derive_key_context=_CHECKPOINT).update(arrays).digest()

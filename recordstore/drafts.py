@@ -9,6 +9,7 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from recordstore.exceptions import RecordExistsError, SaveSweptError
+from recordstore.history import HistoryRepository, HistoryText
 from recordstore.orm import DELETING, READY, WRITING, ArrayRow, BlobRow, MetricRow, RecordRow, TagRow
 
 
@@ -22,6 +23,9 @@ class Draft:
     metadata: Any = None
     tags: tuple[str, ...] = ()
     overwrite: bool = False
+    checkpoint: str | None = None
+    history: tuple[HistoryText, ...] = ()
+    new_run: bool = False
 
 
 class DraftRepository:
@@ -54,6 +58,7 @@ class DraftRepository:
         """Insert a record that nobody sees yet, and return its id."""
         now = datetime.now(UTC)
         row = RecordRow(state=WRITING, created_at=now, touched_at=now, writer=writer, metadata_=draft.metadata)
+        row.checkpoint = draft.checkpoint
         self._session.add(row)
         self._session.flush()
         return row.id
@@ -92,7 +97,7 @@ class DraftRepository:
         return (digest or b"" for (digest,) in rows)
 
     def publish(self, record_id: int, writer: str, draft: Draft, **content: Any) -> None:
-        """Make a draft visible; ``content`` are its ``array_count``, ``nbytes`` and ``digest``."""
+        """Make a draft visible; ``content`` are its ``array_count``, ``nbytes`` and digests."""
         self._update_draft(
             record_id, writer, state=READY, touched_at=datetime.now(UTC), run=draft.run, round=draft.round, **content
         )
@@ -101,6 +106,11 @@ class DraftRepository:
             self._session.execute(insert(MetricRow), rows)
         for tag in draft.tags:
             self.set_tag(record_id, draft.run, tag)
+        if draft.run is not None:
+            history = HistoryRepository(self._session)
+            if draft.new_run:
+                history.forget(draft.run)
+            history.add(draft.run, draft.history)
 
     def replace(self, old: int, new: int) -> None:
         """Hide a record and give its tags to another one."""
@@ -137,13 +147,13 @@ class DraftRepository:
         return found is not None
 
     def _update_draft(self, record_id: int, writer: str, **values: Any) -> None:
-        touched = self._session.scalars(
-            update(RecordRow)
+        # Core: an UPDATE of the ORM takes 0.5 ms more, a twelfth of a small save, and here is no object to keep in step
+        touched = self._session.connection().execute(
+            update(RecordRow.__table__)  # type: ignore[arg-type]
             .where(RecordRow.id == record_id, RecordRow.writer == writer, RecordRow.state == WRITING)
             .values(**values)
-            .returning(RecordRow.id)
-        ).all()
-        if not touched:
+        )
+        if not touched.rowcount:
             raise SaveSweptError(
                 f"the unfinished record {record_id} was swept by gc() as left over; nothing was saved and the input is "
                 "intact: save it again, and call gc() with a grace longer than a save can pause"

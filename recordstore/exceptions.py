@@ -10,6 +10,7 @@
     ├── AmbiguousReferenceError   (LookupError)      a bare tag that several runs have
     ├── RecordExistsError         (ValueError)       (run, round) is taken
     ├── CorruptRecordError        (ValueError)       stored bytes are not those that were saved
+    ├── ResumeError               (ValueError)       a run cannot go on from what is stored of it
     ├── SaveSweptError            (RuntimeError)     gc took the unfinished save for a dead one
     ├── StoreBusyError            (TimeoutError)     another writer or reader held the lock for too long
     ├── StorageFullError          (OSError)          no room left on the disk
@@ -57,6 +58,10 @@ class RecordExistsError(RecordStoreError, ValueError):
 
 class CorruptRecordError(RecordStoreError, ValueError):
     """The stored bytes are not those that were saved; nothing of them is returned."""
+
+
+class ResumeError(RecordStoreError, ValueError):
+    """A run cannot be resumed: nothing is stored, something else is, or the strategy is not the one that began it."""
 
 
 class SaveSweptError(RecordStoreError, RuntimeError):

@@ -51,6 +51,18 @@ class RunInfo(NamedTuple):
     last_round: int | None
 
 
+class HistoryEntry(NamedTuple):
+    """What one source reported of one round of a run.
+
+    ``source`` is ``"server"`` for the evaluation of the global model at the server, ``"train"`` and ``"evaluate"`` for
+    what the clients reported, aggregated. ``values`` are as they were given: ints of any size, floats, lists of them.
+    """
+
+    round: int
+    source: str
+    values: dict[str, Any]
+
+
 class Swept(NamedTuple):
     """What ``gc`` removed: records and drafts, blobs (distinct array contents), and bytes of chunks."""
 

@@ -19,13 +19,14 @@ _ARRAY_FIELDS = ("dtype", "shape", "stype", "data")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One array on its way into the store; ``shape`` is JSON text."""
+    """One array on its way into the store; ``shape`` is JSON text, ``part`` what of a checkpoint it belongs to."""
 
     name: str
     dtype: str
     shape: str
     stype: str
     source: Source
+    part: str = ""
 
 
 class Input:
@@ -37,9 +38,10 @@ class Input:
         Whether the entries come from an iterator, which may make each array only when it is asked for it.
     """
 
-    def __init__(self, record: object, *, keep: bool) -> None:
+    def __init__(self, record: object, *, keep: bool, part: str = "") -> None:
         self._record = record
         self._keep = keep
+        self._part = part
         self._may_repeat = not callable(getattr(record, "items", None))
         self._yielded: list[tuple[str, int]] = []
         self._pairs: Iterable[tuple[str, Any]]
@@ -66,7 +68,7 @@ class Input:
             if self._may_repeat:
                 seen.add(name)
             _check_value(name, value)
-            entry = _entry(name, value)
+            entry = _entry(name, value, self._part)
             if not self._keep:
                 self._yielded.append((name, entry.source.nbytes))
             yield entry
@@ -190,20 +192,20 @@ def _check_array(name: str, value: Any) -> None:
         raise InvalidValueError(f"the shape of array {name!r} cannot be written down: {error}") from None
 
 
-def _entry(name: str, value: Any) -> Entry:
+def _entry(name: str, value: Any, part: str) -> Entry:
     if isinstance(value, np.ndarray):
-        return Entry(name, str(value.dtype), shape_json(value.shape), SType.NUMPY, array_source(value))
+        return Entry(name, str(value.dtype), shape_json(value.shape), SType.NUMPY, array_source(value), part)
     if tensor.is_tensor(value):
-        return _tensor_entry(name, value)
+        return _tensor_entry(name, value, part)
     dtype, stype = str.__str__(value.dtype), str.__str__(value.stype)
-    return Entry(name, dtype, shape_json(value.shape), stype, BytesSource(value.data))
+    return Entry(name, dtype, shape_json(value.shape), stype, BytesSource(value.data), part)
 
 
-def _tensor_entry(name: str, value: Any) -> Entry:
+def _tensor_entry(name: str, value: Any, part: str) -> Entry:
     dtype = tensor.raw_dtype(value)
     try:
         if dtype is None:
-            return _entry(name, tensor.to_numpy(value))
-        return Entry(name, dtype, shape_json(value.shape), SType.TORCH, raw_tensor_source(value))
+            return _entry(name, tensor.to_numpy(value), part)
+        return Entry(name, dtype, shape_json(value.shape), SType.TORCH, raw_tensor_source(value), part)
     except (TypeError, RuntimeError) as error:
         raise InvalidTypeError(f"tensor {name!r} cannot be stored: {error}") from error

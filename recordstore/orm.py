@@ -1,4 +1,4 @@
-"""The six tables of a record store as ORM classes (schema 0001).
+"""The seven tables of a record store as ORM classes (schema 0002).
 
 Tables whose key is not a number of their own are ``WITHOUT ROWID``: the arrays of a record lie side by side, and a
 small save writes one page of 32 KiB less for each of them.
@@ -23,6 +23,7 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
     literal_column,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -102,7 +103,8 @@ class RecordRow(Base):
     """One saved record. Readers see it only in the state ``ready``.
 
     ``run`` and ``round`` are set when it is published and cleared when it is deleted: neither a dead writer nor a slow
-    delete keeps a name from being used.
+    delete keeps a name from being used. ``checkpoint`` is JSON text: the state of what made the arrays, with which it
+    can go on. It is read by those who resume only.
     """
 
     __tablename__ = "record"
@@ -129,6 +131,8 @@ class RecordRow(Base):
     digest: Mapped[bytes | None] = mapped_column(LargeBinary)
     writer: Mapped[str] = mapped_column(Text)
     touched_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    checkpoint: Mapped[str | None] = mapped_column(Text, deferred=True)
+    checkpoint_digest: Mapped[bytes | None] = mapped_column(LargeBinary)
 
 
 class BlobRow(Base):
@@ -161,10 +165,14 @@ class BlobRow(Base):
 
 
 class ArrayRow(Base):
-    """One named array of a record, at its position in the insertion order."""
+    """One named array of a record, at its position in the insertion order.
+
+    ``part`` is ``''`` for the arrays that were saved as the record, and names what else belongs to a checkpoint, such
+    as the moments of an optimizer; those come behind.
+    """
 
     __tablename__ = "array"
-    __table_args__ = (UniqueConstraint("record_id", "name"), {"sqlite_with_rowid": False})
+    __table_args__ = (UniqueConstraint("record_id", "part", "name"), {"sqlite_with_rowid": False})
 
     record_id: Mapped[int] = mapped_column(Id, ForeignKey("record.id"), primary_key=True)
     position: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
@@ -174,6 +182,7 @@ class ArrayRow(Base):
     stype: Mapped[str] = mapped_column(Text)
     nbytes: Mapped[int] = mapped_column(BigInteger)
     blob_id: Mapped[int] = mapped_column(Id, ForeignKey("blob.id"), index=True)
+    part: Mapped[str] = mapped_column(Text, server_default=text("''"))
 
 
 class ChunkRow(Base):
@@ -213,3 +222,15 @@ class TagRow(Base):
     run: Mapped[str] = mapped_column(Text, primary_key=True)
     name: Mapped[str] = mapped_column(Text, primary_key=True)
     record_id: Mapped[int] = mapped_column(Id, ForeignKey("record.id"), index=True)
+
+
+class HistoryRow(Base):
+    """What one source reported of one round of a run, as tagged JSON; it outlives the records."""
+
+    __tablename__ = "history"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    run: Mapped[str] = mapped_column(Text, primary_key=True)
+    round: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    source: Mapped[str] = mapped_column(Text, primary_key=True)
+    values: Mapped[str] = mapped_column(Text)

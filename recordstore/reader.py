@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from recordstore import constants
 from recordstore.array import Array
 from recordstore.blobs import BlobRepository, StoredChunk
-from recordstore.digest import array_digest, blob_digest, chunk_digest, record_digest
+from recordstore.digest import array_digest, blob_digest, checkpoint_digest, chunk_digest, record_digest
 from recordstore.engine import Database
 from recordstore.exceptions import ArrayNotFoundError, CorruptRecordError, RecordNotFoundError, RecordStoreError
 from recordstore.hashing import HashPool, Pending, hash_and_release
@@ -113,16 +113,30 @@ class Reader:
             record = records.find(ref)
             arrays = list(records.arrays(record.id))
             chosen = [array for array in arrays if names is None or array.name in names]
-            large = [array.blob_id for array in chosen if array.blob_nbytes > constants.CHUNK_SIZE]
-            sizes = BlobRepository(session).sizes(large)
-        digests = [_array_digest(array) for array in arrays]
-        if len(arrays) != record.array_count or record_digest(b"".join(digests)) != record.digest:
+            sizes = _sizes(session, chosen)
+        if len(arrays) != record.array_count or record_digest(_array_digests(arrays)) != record.digest:
             raise CorruptRecordError(f"the list of arrays of record {record.id} is not the one that was saved")
         if missing := set(names or ()) - {array.name for array in chosen}:
             raise ArrayNotFoundError(
                 f"record {record.id} has no array {min(missing)!r}; info({record.id}).names lists those it has"
             )
         return Listing(record.id, chosen, sizes)
+
+    def open_checkpoint(self, ref: Ref) -> tuple[str, Listing] | None:
+        """Return the state of a checkpoint, JSON text, and the arrays it has besides those of the record.
+
+        None for a record that is no checkpoint. Raises what :meth:`open` raises.
+        """
+        with self._database.read() as session:
+            records = RecordRepository(session)
+            record = records.find(ref)
+            text, arrays = record.checkpoint, list(records.arrays(record.id, parts=True))
+            sizes = _sizes(session, arrays)
+        if text is None and record.checkpoint_digest is None and not arrays:
+            return None
+        if not isinstance(text, str) or checkpoint_digest(text, _array_digests(arrays)) != record.checkpoint_digest:
+            raise CorruptRecordError(f"the checkpoint of record {record.id} is not the one that was saved")
+        return text, Listing(record.id, arrays, sizes)
 
     def arrays(self, listing: Listing) -> Iterator[tuple[str, Array]]:
         """Yield names and arrays in their order; no transaction is open meanwhile."""
@@ -199,8 +213,15 @@ def _verify(row: StoredArrayRow, digests: list[bytes], stored: list[bytes]) -> N
         raise CorruptRecordError("its chunks are not those that were saved")
 
 
-def _array_digest(row: StoredArrayRow) -> bytes:
-    return array_digest(row.position, (row.name, row.dtype, row.shape, row.stype), row.blob_digest)
+def _sizes(session: Session, arrays: list[StoredArrayRow]) -> dict[int, tuple[int, int]]:
+    return BlobRepository(session).sizes([row.blob_id for row in arrays if row.blob_nbytes > constants.CHUNK_SIZE])
+
+
+def _array_digests(rows: list[StoredArrayRow]) -> bytes:
+    return b"".join(
+        array_digest(row.position, (row.name, row.dtype, row.shape, row.stype), row.blob_digest, row.part)
+        for row in rows
+    )
 
 
 def _array(listing: Listing, row: StoredArrayRow, data: bytes) -> Array:

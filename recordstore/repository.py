@@ -26,9 +26,10 @@ class StoredArrayRow(NamedTuple):
     blob_id: int
     blob_digest: bytes
     blob_nbytes: int
+    part: str
 
 
-_TYPES = (int, str, str, str, str, int, int, bytes, int)
+_TYPES = (int, str, str, str, str, int, int, bytes, int, str)
 """Types of the columns above: SQLite keeps any value in any column."""
 
 
@@ -103,7 +104,7 @@ class RecordRepository:
         ids = [row.id for row in rows]
         names = self._grouped(
             select(ArrayRow.record_id, ArrayRow.name)
-            .where(ArrayRow.record_id.in_(ids))
+            .where(ArrayRow.record_id.in_(ids), ArrayRow.part == "")
             .order_by(ArrayRow.record_id, ArrayRow.position)
         )
         tags = self._grouped(
@@ -115,8 +116,8 @@ class RecordRepository:
             values.setdefault(record_id, {})[name] = value
         return [_info(row, values.get(row.id, {}), tags.get(row.id, ()), names.get(row.id, ())) for row in rows]
 
-    def arrays(self, record_id: int) -> Iterator[StoredArrayRow]:
-        """Yield the arrays of a record in their order."""
+    def arrays(self, record_id: int, *, parts: bool = False) -> Iterator[StoredArrayRow]:
+        """Yield the arrays of a record in their order, or with ``parts`` those that its checkpoint has besides."""
         rows = self._session.execute(
             select(
                 ArrayRow.position,
@@ -128,9 +129,10 @@ class RecordRepository:
                 ArrayRow.blob_id,
                 BlobRow.digest,
                 BlobRow.nbytes,
+                ArrayRow.part,
             )
             .join(BlobRow, BlobRow.id == ArrayRow.blob_id)
-            .where(ArrayRow.record_id == record_id)
+            .where(ArrayRow.record_id == record_id, ArrayRow.part != "" if parts else ArrayRow.part == "")
             .order_by(ArrayRow.position)
         )
         for row in rows:

@@ -21,7 +21,7 @@ from recordstore.faults import result_code, translated
 from recordstore.orm import Base
 from recordstore.target import Target
 
-HEAD = "0001"
+HEAD = "0002"
 """The revision that this version of the package works with; compared at each open, without importing Alembic."""
 
 VERSION_TABLE = "recordstore_version"

@@ -5,15 +5,15 @@ from typing import Any
 
 from recordstore.array import Array
 from recordstore.arrayrecord import ArrayRecord
-from recordstore.catalog import Catalog
 from recordstore.drafts import Draft, DraftRepository
 from recordstore.exceptions import InvalidTypeError
-from recordstore.handle import DEFAULT_GRACE, SHARE_STEPS
+from recordstore.handle import DEFAULT_GRACE
 from recordstore.info import RecordInfo, Swept
 from recordstore.inputs import Input
 from recordstore.reader import Listing, Reader
 from recordstore.refs import parse_ref
 from recordstore.repository import RecordRepository
+from recordstore.rounds import RoundKeeper
 from recordstore.sweep import kill_orphans, sweep
 from recordstore.validation import (
     check_bool,
@@ -25,13 +25,12 @@ from recordstore.validation import (
     check_tags,
     check_text,
 )
-from recordstore.writer import Writer
 
 DELETE_STEPS = 64
 """Transactions of at most 32 MiB in which one ``delete`` frees space; the next ones, or ``gc``, free the rest."""
 
 
-class RecordStore(Catalog):
+class RecordStore(RoundKeeper):
     """A database of records.
 
     **Atomic.** A record is wholly visible or not at all, whatever is killed and whoever reads meanwhile.
@@ -150,15 +149,7 @@ class RecordStore(Catalog):
             tags=check_tags(tags),
             overwrite=check_bool("overwrite", overwrite),
         )
-        source = Input(record, keep=check_bool("keep_input", keep_input))
-        writer = Writer(self._database, self._pool, draft)
-        try:
-            record_id = writer.save(source.entries(), lazy=source.lazy)
-        finally:
-            if writer.left_over:
-                self._sweep_share(SHARE_STEPS)
-        source.release()
-        return record_id
+        return self._write(draft, Input(record, keep=check_bool("keep_input", keep_input)))
 
     def load(self, ref: int | str | RecordInfo, *, names: Iterable[str] | None = None) -> ArrayRecord:
         """Return a record as it was saved, every byte verified.
@@ -220,7 +211,7 @@ class RecordStore(Catalog):
         bias [1]
         """
         self._check_usable()
-        reader = Reader(self._database, self._pool)
+        reader = self._reader()
         return self._arrays(reader, reader.open(parse_ref(ref), _check_names(names)))
 
     def __getitem__(self, ref: int | str | RecordInfo) -> ArrayRecord:

@@ -14,7 +14,7 @@ from typing import Any
 from recordstore import constants
 from recordstore.batch import Batch, Piece, Upload
 from recordstore.blobs import BlobRepository
-from recordstore.digest import DIGEST_SIZE, record_digest
+from recordstore.digest import DIGEST_SIZE, checkpoint_digest, record_digest
 from recordstore.drafts import Draft, DraftRepository
 from recordstore.engine import Database
 from recordstore.exceptions import CorruptRecordError, RecordStoreError
@@ -60,6 +60,7 @@ class Writer:
         self._id = 0
         self._begun = False
         self._replaced: int | None = None
+        self._count = 0
         self._nbytes = 0
         self._blobs = _Digests()
         self._arrays = _Digests()
@@ -169,6 +170,7 @@ class Writer:
             "stype": entry.stype,
             "nbytes": upload.nbytes,
             "blob_id": upload.blob_id,
+            "part": entry.part,
         }
 
     @staticmethod
@@ -186,7 +188,9 @@ class Writer:
                 group, size = [], 0
 
     def _note(self, upload: Upload, digest: bytes) -> None:
-        self._nbytes += upload.nbytes
+        if not upload.entry.part:
+            self._count += 1
+            self._nbytes += upload.nbytes
         self._blobs[upload.position] = digest
         self._arrays[upload.position] = upload.array_digest(digest)
 
@@ -200,14 +204,13 @@ class Writer:
             self._replaced = drafts.namesake(self._draft)
         if self._replaced is not None:
             drafts.replace(self._replaced, self._id)
-        drafts.publish(
-            self._id,
-            self._token,
-            self._draft,
-            array_count=len(self._arrays.joined) // DIGEST_SIZE,
-            nbytes=self._nbytes,
-            digest=record_digest(self._arrays.joined),
-        )
+        end = self._count * DIGEST_SIZE  # the arrays of the record come first, those of its checkpoint behind
+        digests = memoryview(self._arrays.joined)
+        arrays, parts = digests[:end], digests[end:]
+        content: dict[str, Any] = {"array_count": self._count, "nbytes": self._nbytes, "digest": record_digest(arrays)}
+        if self._draft.checkpoint is not None:
+            content["checkpoint_digest"] = checkpoint_digest(self._draft.checkpoint, parts)
+        drafts.publish(self._id, self._token, self._draft, **content)
 
     def _known_heads(self, heads: Heads) -> Heads:
         with self._database.read() as session:

@@ -1,11 +1,9 @@
 """What the tests of the store share."""
 
 import hashlib
-import importlib
 import sqlite3
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -78,12 +76,8 @@ def torch() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def flwr_app(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    """Today's Flower, imported without the warnings of what it depends on."""
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        patch.setenv("FLWR_TELEMETRY_ENABLED", "0")
-        patch.setenv("FLWR_DISABLE_UPDATE_CHECK", "1")
-        patch.setenv("FLWR_HOME", str(tmp_path_factory.mktemp("flower")))
-        warnings.simplefilter("ignore")
-        pytest.importorskip("flwr", reason="flwr is not installed")
-        return importlib.import_module("flwr.app")
+def flwr_app() -> ModuleType:
+    """Today's Flower."""
+    from flwr_import import import_quietly
+
+    return import_quietly("flwr.app")

@@ -16,19 +16,30 @@ import importlib.util
 import io
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+from sqlalchemy import Connection, Engine, event
 
 import recordstore
-from recordstore import constants
+from recordstore import constants, schema
+from recordstore.engine import Database
+from recordstore.target import parse_target
+
+CHECKOUT = Path(__file__).parents[1]
+ASSETS = CHECKOUT / "tests/assets"
+HEAD = schema.HEAD
+NEXT = f"{int(HEAD) + 1:04}"
+"""The revision of the next release, which only tests have."""
 
 
 class Child:
@@ -96,6 +107,18 @@ def make_small(**sizes: float) -> None:
         setattr(constants, name, size)
 
 
+def kill_before_statement(number: int) -> None:
+    """Have this process kill itself before its SQL statement or COMMIT of this number."""
+    statements = count()
+
+    def strike(*_: object) -> None:
+        if next(statements) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    event.listen(Engine, "before_cursor_execute", strike)
+    event.listen(Engine, "commit", strike)
+
+
 def status(field: str) -> int:
     """Return a size in bytes from ``/proc/self/status``, such as VmRSS, the resident memory."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{field}:"))
@@ -130,6 +153,12 @@ def rows(path: Path | str, sql: str, *parameters: object) -> list[tuple[Any, ...
         return connection.execute(sql, parameters).fetchall()
 
 
+def sql_of(path: Path | str) -> dict[tuple[str, str], str]:
+    """Return the text of each object of a file, but for white space."""
+    objects = rows(path, "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL")
+    return {(kind, name): " ".join(sql.split()) for kind, name, sql in objects if not name.startswith("sqlite_")}
+
+
 def flaws(path: Path | str) -> dict[str, list[tuple[Any, ...]]]:
     """Return what SQLite finds wrong with a file, and what of its rows no visible record needs."""
     queries = {
@@ -143,9 +172,34 @@ def flaws(path: Path | str) -> dict[str, list[tuple[Any, ...]]]:
         "blobs without their bytes": "SELECT id FROM blob WHERE nbytes != "
         "(SELECT coalesce(sum(length(data)), 0) FROM chunk WHERE blob_id = blob.id)",
         "records without their arrays": "SELECT id FROM record WHERE array_count != "
-        "(SELECT count(*) FROM array WHERE record_id = record.id)",
+        "(SELECT count(*) FROM array WHERE record_id = record.id AND part = '')",
     }
     return {flaw: found for flaw, sql in queries.items() if (found := rows(path, sql))}
+
+
+def alembic_config(connection: Connection | None = None) -> Any:
+    """Return what Alembic needs to know of the migrations of this checkout, and the connection they run on."""
+    from alembic.config import Config
+
+    made = Config()
+    made.set_main_option("script_location", str(CHECKOUT / "migrations").replace("%", "%%"))
+    made.attributes["connection"] = connection
+    return made
+
+
+def migrate(path: Path | str, revision: str) -> None:
+    """Bring a file up or down to a revision, and do nothing else to it: opening a store would sweep leftovers too."""
+    from alembic import command
+
+    database = Database(parse_target(path), read_only=False, timeout=1.0)
+    with database.migration() as connection:
+        steps = command.upgrade if int(revision) > _version(connection) else command.downgrade
+        steps(alembic_config(connection), revision if int(revision) else "base")
+    database.close()
+
+
+def _version(connection: Connection) -> int:
+    return int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
 
 
 def main() -> None:

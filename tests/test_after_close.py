@@ -9,10 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recordstore import (
-    RecordStore,
-    StoreClosedError,
-)
+from recordstore import Checkpoint, RecordStore, StoreClosedError
 
 ONE = {"x": np.ones(3)}
 
@@ -30,6 +27,10 @@ CLOSED: dict[str, Callable[[RecordStore], Any]] = {
     "untag": lambda store: store.untag(1, "t"),
     "delete": lambda store: store.delete(1),
     "gc": lambda store: store.gc(),
+    "save_checkpoint": lambda store: store.save_checkpoint(ONE, Checkpoint(1, ONE), run="r", round=1),
+    "load_checkpoint": lambda store: store.load_checkpoint(1),
+    "add_history": lambda store: store.add_history("r", []),
+    "history": lambda store: store.history("r"),
     "len": len,
     "in": lambda store: 1 in store,
     "iter": iter,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import HEAD, NEXT
 
 from recordstore import RecordStore
 
@@ -30,7 +31,7 @@ def alembic(*arguments: str, cwd: Path = CHECKOUT) -> tuple[int, str]:
 
 
 def test_heads_names_the_one_head() -> None:
-    assert alembic("heads") == (0, "0001 (head)\n")
+    assert alembic("heads") == (0, f"{HEAD} (head)\n")
 
 
 def test_upgrade_makes_a_store_that_the_library_opens(path: Path) -> None:
@@ -42,7 +43,7 @@ def test_upgrade_makes_a_store_that_the_library_opens(path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
     before = path.read_bytes()
     assert alembic("-x", target, "upgrade", "head") == (0, "")
-    assert alembic("-x", target, "current") == (0, "0001 (head)\n")
+    assert alembic("-x", target, "current") == (0, f"{HEAD} (head)\n")
     assert alembic("-x", target, "check") == (0, "No new upgrade operations detected.\n")
     assert path.read_bytes() == before
     with RecordStore(path) as store:
@@ -93,10 +94,10 @@ def test_a_new_revision_gets_the_next_number_and_finds_nothing_to_do(checkout: P
     RecordStore(path).close()
     code, output = alembic("-x", f"target={path}", "revision", "--autogenerate", "-m", "add a note", cwd=checkout)
     assert code == 0, output
-    (made,) = checkout.glob("migrations/versions/0002_*.py")
-    assert made.name == "0002_add_a_note.py"
+    (made,) = checkout.glob(f"migrations/versions/{NEXT}_*.py")
+    assert made.name == f"{NEXT}_add_a_note.py"
     text = made.read_text()
-    assert "revision = '0002'" in text
-    assert "down_revision = '0001'" in text
+    assert f"revision = '{NEXT}'" in text
+    assert f"down_revision = '{HEAD}'" in text
     assert text.count("    pass") == 2
     assert "recordstore" not in text

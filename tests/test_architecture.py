@@ -14,13 +14,17 @@ PACKAGE = Path(recordstore.__file__).parent
 
 VALUES = {"array", "arrayrecord", "npy", "tensor", "typeddict"}
 LEAVES = {"exceptions", "constants"}
-STORE = {"store", "catalog", "handle"}
+STORE = {"store", "rounds", "catalog", "handle"}
 ENTRANCES = {"__init__", "__main__"}
+
+
+def source(name: str) -> str:
+    return (PACKAGE / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")
 
 
 def imports(name: str) -> dict[str, bool]:
     """Return what a module imports, and whether it does so when it is imported itself."""
-    tree = ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
+    tree = ast.parse(source(name))
     deferred = {
         inner
         for node in ast.walk(tree)
@@ -43,6 +47,7 @@ def imports(name: str) -> dict[str, bool]:
 
 
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+FLOWER = sorted(f"flower.{path.stem}" for path in PACKAGE.glob("flower/*.py"))
 OWN = {name: {key.split(".")[1] for key in imports(name) if key.startswith("recordstore.")} for name in MODULES}
 
 
@@ -92,8 +97,8 @@ def test_a_module_imports_only_what_the_package_depends_on(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_only_repositories_and_the_schema_speak_to_the_database(name: str) -> None:
-    text = (PACKAGE / f"{name}.py").read_text(encoding="utf-8")
-    if name in {"repository", "drafts", "blobs"}:
+    text = source(name)
+    if name in {"repository", "drafts", "blobs", "history"}:
         assert ".commit(" not in text, "a repository never commits"
         assert ".rollback(" not in text
     if name in STORE | {"writer", "reader", "feed", "inputs"}:
@@ -101,9 +106,29 @@ def test_only_repositories_and_the_schema_speak_to_the_database(name: str) -> No
         assert ".execute(" not in text
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", [*MODULES, *FLOWER])
 def test_a_module_can_be_read_in_one_sitting(name: str) -> None:
-    assert len((PACKAGE / f"{name}.py").read_text(encoding="utf-8").splitlines()) <= 310
+    assert len(source(name).splitlines()) <= 310
+
+
+@pytest.mark.parametrize("name", FLOWER)
+def test_what_knows_flower_builds_on_the_store_and_not_the_other_way_round(name: str) -> None:
+    outside = {module.split(".")[0] for module in imports(name)}
+    assert outside - set(sys.stdlib_module_names) <= {"recordstore", "flwr", "numpy"}
+    assert not {"pickle", "marshal", "shelve"} & outside
+    assert not [module for module in MODULES if "flower" in OWN[module]]
+
+
+FLOWER_OWN = {name: {key.removeprefix("recordstore.") for key in imports(name)} & set(FLOWER) for name in FLOWER}
+
+
+def test_the_arrows_within_flower_point_one_way() -> None:
+    left = dict(FLOWER_OWN)
+    while ends := [name for name, targets in left.items() if not targets & left.keys()]:
+        for name in ends:
+            del left[name]
+    assert not left, "these lead back to themselves"
+    assert not FLOWER_OWN["flower.session"] & {"flower.message", "flower.legacy", "flower.checkpointer"}
 
 
 def test_the_exported_members_are_sorted_and_are_all_that_is_imported() -> None:

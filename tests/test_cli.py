@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import HEAD, NEXT
 
 from recordstore import RecordStore
 from recordstore.__main__ import main
@@ -30,7 +31,7 @@ def digest(path: Path) -> str:
 def test_check_says_what_is_in_a_store_and_changes_nothing(full_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = digest(full_path)
     assert main(["check", str(full_path)]) == 0
-    assert capsys.readouterr() == (f"{full_path}: schema 0001, up to date; records: 3, runs: 1\n", "")
+    assert capsys.readouterr() == (f"{full_path}: schema {HEAD}, up to date; records: 3, runs: 1\n", "")
     assert digest(full_path) == before
 
 
@@ -38,7 +39,7 @@ def test_the_module_is_a_command(full_path: Path) -> None:
     command = [sys.executable, "-m", "recordstore", "check", full_path.name]
     done = subprocess.run(command, cwd=full_path.parent, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "store.db: schema 0001, up to date; records: 3, runs: 1\n"
+    assert done.stdout == f"store.db: schema {HEAD}, up to date; records: 3, runs: 1\n"
     done = subprocess.run([*command, "more"], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert "usage: python -m recordstore" in done.stderr
@@ -68,7 +69,7 @@ def test_a_target_that_is_no_store_is_an_error_on_stderr(
 def test_upgrade_leaves_a_store_that_is_up_to_date_alone(full_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = digest(full_path)
     assert main(["upgrade", str(full_path)]) == 0
-    assert capsys.readouterr() == (f"{full_path}: schema 0001, records: 3\n", "")
+    assert capsys.readouterr() == (f"{full_path}: schema {HEAD}, records: 3\n", "")
     assert digest(full_path) == before
 
 
@@ -77,10 +78,11 @@ def test_the_command_that_check_names_upgrades_an_older_store(
 ) -> None:
     scripts = tmp_path / "migrations"
     shutil.copytree(CHECKOUT / "migrations", scripts, ignore=shutil.ignore_patterns("__pycache__"))
-    (scripts / "versions/0002_nothing.py").write_text(
-        'revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None\n\n\ndef upgrade():\n    pass\n'
+    (scripts / f"versions/{NEXT}_nothing.py").write_text(
+        f'revision, down_revision, branch_labels, depends_on = "{NEXT}", "{HEAD}", None, None\n\n\n'
+        "def upgrade():\n    pass\n"
     )
-    monkeypatch.setattr("recordstore.schema.HEAD", "0002")
+    monkeypatch.setattr("recordstore.schema.HEAD", NEXT)
     monkeypatch.setattr("recordstore.schema._scripts", lambda: scripts)
 
     before = digest(full_path)
@@ -91,6 +93,6 @@ def test_the_command_that_check_names_upgrades_an_older_store(
 
     named = error.split("`")[1].split()[3:]
     assert main(named) == 0
-    assert capsys.readouterr().out == f"{full_path}: schema 0002, records: 3\n"
+    assert capsys.readouterr().out == f"{full_path}: schema {NEXT}, records: 3\n"
     assert main(["check", str(full_path)]) == 0
-    assert "schema 0002, up to date; records: 3" in capsys.readouterr().out
+    assert f"schema {NEXT}, up to date; records: 3" in capsys.readouterr().out

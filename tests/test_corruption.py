@@ -147,7 +147,7 @@ LISTS = {
     "order": "UPDATE array SET position = 10 - position WHERE record_id = 1",
     "another blob": f"UPDATE array SET blob_id = {blob('large', 2)} WHERE record_id = 1 AND position = 1",
     "a missing array": "DELETE FROM array WHERE record_id = 1 AND position = 2",
-    "an array too many": "INSERT INTO array SELECT record_id, 3, 'more', dtype, shape, stype, nbytes, blob_id FROM array WHERE record_id = 1 AND position = 0",
+    "an array too many": "INSERT INTO array (record_id, position, name, dtype, shape, stype, nbytes, blob_id) SELECT record_id, 3, 'more', dtype, shape, stype, nbytes, blob_id FROM array WHERE record_id = 1 AND position = 0",
     "count": "UPDATE record SET array_count = 2 WHERE id = 1",
     "digest of the record": "UPDATE record SET digest = zeroblob(32) WHERE id = 1",
     "digest of a blob": f"UPDATE blob SET digest = zeroblob(32) WHERE id = {blob('first')}",

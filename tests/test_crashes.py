@@ -18,8 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import Engine, event
-from support import Child, flaws, hear, make_small, npy, rows, say
+from support import Child, flaws, hear, kill_before_statement, make_small, npy, rows, say
 
 from recordstore import RecordStore
 
@@ -264,18 +263,6 @@ def test_200_kills_cost_no_acknowledged_record_and_show_no_half_one(path: Path, 
     assert examination.failures == []
     assert share > 0.3
     assert examination.counts["left a draft"] > 0.1 * KILLS
-
-
-def kill_before_statement(number: int) -> None:
-    """Have this process kill itself before its SQL statement or COMMIT of this number."""
-    statements = count()
-
-    def strike(*_: object) -> None:
-        if next(statements) == number:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    event.listen(Engine, "before_cursor_execute", strike)
-    event.listen(Engine, "commit", strike)
 
 
 OLD, SHARING, NEW = (4, True), (8, True), (12, True)

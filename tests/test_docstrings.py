@@ -6,23 +6,35 @@ import importlib.util
 import pkgutil
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from flwr_import import FLWR, import_quietly
 
 import recordstore
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
+FLOWER = "recordstore.flower"
+
+
 def modules() -> list[str]:
-    walked = pkgutil.walk_packages(recordstore.__path__, "recordstore.")
-    names = [module.name for module in walked if not module.name.startswith("recordstore.migrations")]
+    walked = pkgutil.iter_modules(recordstore.__path__, "recordstore.")
+    names = [module.name for module in walked if not module.ispkg]
+    folder = Path(recordstore.__file__).parent / "flower"
+    if FLWR:  # which the modules of this folder import
+        names += [f"{FLOWER}.{path.stem}" for path in sorted(folder.glob("*.py"))]
     return ["recordstore", *names]
+
+
+def module(name: str) -> ModuleType:
+    return import_quietly(name) if name.startswith(FLOWER) else importlib.import_module(name)
 
 
 def examples() -> list[doctest.DocTest]:
     finder = doctest.DocTestFinder(exclude_empty=True)
-    found = [test for name in modules() for test in finder.find(importlib.import_module(name), name)]
+    found = [test for name in modules() for test in finder.find(module(name), name)]
     return [test for test in found if test.examples]
 
 
@@ -42,5 +54,5 @@ def test_a_docstring_example_prints_what_it_says(
 
 @pytest.mark.parametrize("name", ["RecordStore", "Array", "ArrayRecord"])
 def test_a_central_class_has_an_example(name: str) -> None:
-    module = getattr(recordstore, name).__module__
-    assert any(example.name.startswith(f"{module}.{name}") for example in examples())
+    home = getattr(recordstore, name).__module__
+    assert any(example.name.startswith(f"{home}.{name}") for example in examples())

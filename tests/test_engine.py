@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sqlalchemy import Engine
+from support import HEAD
 
 from recordstore import ReadOnlyStoreError, RecordStore, StoreBusyError
 
@@ -77,9 +78,9 @@ def test_a_read_only_store_cannot_write_on_any_connection(path: Path) -> None:
 def test_the_file_tells_what_it_is_and_has_the_layout_of_its_creation(path: Path, query: Query) -> None:
     RecordStore(path).close()
     found = [query(f"PRAGMA {name}")[0][0] for name in ("application_id", "user_version", "page_size", "auto_vacuum")]
-    assert found == [int.from_bytes(b"FLRS"), 1, 32768, 2]
+    assert found == [int.from_bytes(b"FLRS"), int(HEAD), 32768, 2]
     assert path.read_bytes()[68:72] == b"FLRS"
-    assert query("SELECT version_num FROM recordstore_version") == [("0001",)]
+    assert query("SELECT version_num FROM recordstore_version") == [(HEAD,)]
     assert query("PRAGMA encoding") == [("UTF-8",)]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import HEAD, NEXT
 
 from recordstore import NotARecordStoreError, RecordStore, SchemaError, SchemaTooNewError
 
@@ -115,9 +116,9 @@ UNEXPECTED: dict[str, tuple[str, str]] = {
     "table of Alembic": ("CREATE TABLE alembic_version (version_num)", "the table 'alembic_version'"),
     "missing table": ("DROP TABLE tag", "lacks ix_tag_record_id, tag: it is damaged"),
     "missing index": ("DROP INDEX ix_array_blob_id", "lacks ix_array_blob_id"),
-    "other version": ("UPDATE recordstore_version SET version_num = '0003'", "contradicts itself about its schema"),
+    "other version": (f"UPDATE recordstore_version SET version_num = '{NEXT}'", "contradicts itself about its schema"),
     "no version": ("DELETE FROM recordstore_version", "contradicts itself"),
-    "two versions": ("INSERT INTO recordstore_version VALUES ('0003')", "contradicts itself"),
+    "two versions": (f"INSERT INTO recordstore_version VALUES ('{NEXT}')", "contradicts itself"),
 }
 
 
@@ -155,19 +156,21 @@ def test_the_statistics_of_sqlite_are_welcome(path: Path) -> None:
 
 def test_a_newer_store_is_refused_with_what_to_upgrade(path: Path, query: Query) -> None:
     make_store(path)
-    sql(path, "PRAGMA user_version=2", "UPDATE recordstore_version SET version_num = '0002'", "CREATE TABLE note (x)")
-    check_refused(path, "schema 0002, .* knows up to 0001: .*pip install --upgrade flwr-recordstore", SchemaTooNewError)
+    newer = f"UPDATE recordstore_version SET version_num = '{NEXT}'"
+    sql(path, f"PRAGMA user_version={int(NEXT)}", newer, "CREATE TABLE note (x)")
+    says = f"schema {NEXT}, .* knows up to {HEAD}: .*pip install --upgrade flwr-recordstore"
+    check_refused(path, says, SchemaTooNewError)
     assert query("SELECT count(*) FROM record") == [(1,)]
 
 
 def test_a_store_that_becomes_newer_while_it_is_open_is_not_used_any_more(path: Path) -> None:
     make_store(path)
     with RecordStore(path) as store:
-        sql(path, "PRAGMA user_version=2")
+        sql(path, f"PRAGMA user_version={int(NEXT)}")
         for call in (lambda: store.load(1), lambda: store.save([]), lambda: store.records().__next__()):
-            with pytest.raises(SchemaTooNewError, match="0002, and had 0001 when it was opened"):
+            with pytest.raises(SchemaTooNewError, match=f"{NEXT}, and had {HEAD} when it was opened"):
                 call()
-    sql(path, "PRAGMA user_version=1")
+    sql(path, f"PRAGMA user_version={int(HEAD)}")
     with RecordStore(path) as store:
         assert list(store) == [1]
 

@@ -1,5 +1,6 @@
 """The format: literal digests, computed here anew by the rules of docs/format.md, and a reader of three SQL statements."""
 
+import re
 import sqlite3
 import struct
 import subprocess
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 from blake3 import blake3
 
-from recordstore import CHUNK_SIZE, Array, ArrayRecord, RecordStore
+from recordstore import CHUNK_SIZE, Array, ArrayRecord, Checkpoint, HistoryEntry, RecordStore, tagged
 
 Query = Callable[..., list[tuple[Any, ...]]]
+
+CHECKOUT = Path(__file__).parents[1]
 
 TINY = ArrayRecord(
     {"w": Array("float32", [2, 1], "raw", b"12345678"), "\N{GREEK SMALL LETTER BETA}": Array("t", [], "", b"")}
@@ -23,6 +26,8 @@ TINY = ArrayRecord(
 CHUNK_DIGEST = "07d4aeb77798e9208b2131da4ef0aeac15022b421bac6af1305d311d13263ea3"
 BLOB_DIGEST = "6d3d51cd89da13eee3f7247d117df53d68991805ee10ed9a05d85b0252e92c37"
 RECORD_DIGEST = "b581596c81a7123bc2f427b00e280e380baa6a36587137d6de6a1e62a50e9389"
+CHECKPOINT_DIGEST = "2689742dab3f95855d3e28fc768b57d4ee198716dca43c7460a755ead74d09dd"
+EMPTY_CHECKPOINT_DIGEST = "dc34cca16aceb373b4984dc63e1f069ddc0c6470bf7650b9910263808ced1db1"
 EMPTY_RECORD_DIGEST = "e54b4eaa196653973e8a322d74f4e3149c52db5a081d0efa1f8a2864f1dc2a39"
 
 
@@ -49,6 +54,16 @@ def digest_of_record(arrays: list[tuple[str, str, str, str, bytes]]) -> bytes:
     return blake3(body, derive_key_context="recordstore schema 1 record").digest()
 
 
+def digest_of_checkpoint(state: str, first: int, arrays: list[tuple[str, str, str, str, str, bytes]]) -> bytes:
+    """``first`` is the number of the arrays of the record, behind which those of the checkpoint come."""
+    digests = []
+    for position, (part, name, dtype, shape, stype, data) in enumerate(arrays, first):
+        body = u64(position) + text(part) + text(name) + text(dtype) + text(shape) + text(stype) + digest_of_blob(data)
+        digests.append(blake3(body, derive_key_context="recordstore schema 2 array").digest())
+    body = text(state) + u64(len(arrays)) + b"".join(digests)
+    return blake3(body, derive_key_context="recordstore schema 2 checkpoint").digest()
+
+
 def test_blake3_is_that_of_its_specification() -> None:
     """From https://github.com/BLAKE3-team/BLAKE3/blob/master/test_vectors/test_vectors.json, for inputs of 0 and 1 byte."""
     assert blake3(b"").hexdigest() == "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"
@@ -68,6 +83,29 @@ def test_a_tiny_record_has_the_digests_that_it_always_had(file_store: RecordStor
     assert query("SELECT hex(digest), nbytes, seq, data FROM chunk") == [(CHUNK_DIGEST.upper(), 8, 0, b"12345678")]
     assert query("SELECT hex(digest), nbytes, array_count FROM record") == [(RECORD_DIGEST.upper(), 8, 2)]
     assert file_store.info(file_store.save([])).digest == EMPTY_RECORD_DIGEST == digest_of_record([]).hex()
+
+
+PARTS = {"w": Array("float32", [2, 1], "raw", b"87654321"), "": Array("\N{GREEK SMALL LETTER BETA}", [0], "", b"")}
+
+
+def test_a_tiny_checkpoint_has_the_digest_that_it_always_had(file_store: RecordStore, query: Query) -> None:
+    state = {"a": [1, 0.5, "\N{GREEK SMALL LETTER BETA}"]}
+    file_store.save_checkpoint(TINY, Checkpoint(state, PARTS), run="r", round=1)
+    file_store.save_checkpoint([], Checkpoint(None, {}), run="r", round=2)
+    arrays = [("state", "w", "float32", "[2,1]", "raw", b"87654321"), ("state", "", "\u03b2", "[0]", "", b"")]
+    digest = digest_of_checkpoint('{"a":[1,0.5,"\\u03b2"]}', 2, arrays).hex()
+    empty = digest_of_checkpoint("null", 0, []).hex()
+    assert (digest, empty) == (CHECKPOINT_DIGEST, EMPTY_CHECKPOINT_DIGEST)
+    assert query("SELECT checkpoint, hex(checkpoint_digest), hex(digest), array_count, nbytes FROM record") == [
+        ('{"a":[1,0.5,"\\u03b2"]}', CHECKPOINT_DIGEST.upper(), RECORD_DIGEST.upper(), 2, 8),
+        ("null", EMPTY_CHECKPOINT_DIGEST.upper(), EMPTY_RECORD_DIGEST.upper(), 0, 0),
+    ]
+    assert query("SELECT position, part, name FROM array WHERE record_id = 1 ORDER BY position") == [
+        (0, "", "w"),
+        (1, "", "\u03b2"),
+        (2, "state", "w"),
+        (3, "state", ""),
+    ]
 
 
 def test_a_record_of_several_chunks_has_the_digest_of_the_specification(file_store: RecordStore, query: Query) -> None:
@@ -168,3 +206,86 @@ def test_a_store_is_one_plain_sqlite_file(path: Path) -> None:
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
     connection.close()
     assert {entry.name for entry in path.parent.iterdir() if entry.stat().st_size} == {"store.db"}
+
+
+CHECKER = """
+import json, sqlite3, struct, sys
+from blake3 import blake3
+
+file = sqlite3.connect(sys.argv[1])
+u64 = lambda number: struct.pack("<Q", number)
+text = lambda value: u64(len(value.encode())) + value.encode()
+keyed = lambda kind, body: blake3(body, derive_key_context="recordstore schema " + kind).digest()
+
+def blob(number, nbytes):
+    chunks = [data for data, in file.execute("SELECT data FROM chunk WHERE blob_id = ? ORDER BY seq", (number,))]
+    assert sum(map(len, chunks)) == nbytes
+    return keyed("1 blob", u64(nbytes) + b"".join(blake3(chunk).digest() for chunk in chunks))
+
+def digests(record, condition):
+    rows = file.execute("SELECT position, part, name, dtype, shape, stype, blob_id, blob.nbytes FROM array "
+        "JOIN blob ON blob.id = blob_id WHERE record_id = ? AND " + condition + " ORDER BY position", (record,))
+    found = []
+    for position, part, *texts, number, nbytes in rows.fetchall():
+        texts = [part, *texts] if part else texts
+        kind = "2 array" if part else "1 array"
+        found.append(keyed(kind, u64(position) + b"".join(map(text, texts)) + blob(number, nbytes)))
+    return u64(len(found)) + b"".join(found)
+
+def value(data):
+    if isinstance(data, list):
+        return [value(item) for item in data]
+    if not isinstance(data, dict):
+        return data
+    tag = next(iter(data), "")
+    if len(data) != 1 or not tag.startswith("$"):
+        return {key: value(item) for key, item in data.items()}
+    return {"$int": lambda digits: int(digits, 16), "$float": float}[tag](data[tag])
+
+records = file.execute("SELECT id, round, digest, checkpoint, checkpoint_digest FROM record WHERE state = 'ready'")
+for record, round_, digest, checkpoint, of_checkpoint in records.fetchall():
+    assert keyed("1 record", digests(record, "part = ''")) == digest
+    if checkpoint is not None:
+        assert keyed("2 checkpoint", text(checkpoint) + digests(record, "part != ''")) == of_checkpoint
+    print(round_, checkpoint and json.loads(checkpoint))
+for run, round_, source, values in file.execute('SELECT run, round, source, "values" FROM history'):
+    print(run, round_, source, value(json.loads(values)))
+file.close()
+assert "recordstore" not in sys.modules
+"""
+
+
+def check(path: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", CHECKER, path], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_checkpoints_and_history_are_verified_and_read_without_this_package(path: Path, query: Query) -> None:
+    large = {"m": np.arange(400_000.0), "v": np.ones(3)}
+    history = [HistoryEntry(1, "train", {"loss": float("nan"), "counts": [3, 2**70, []], "inf": float("-inf")})]
+    with RecordStore(path) as store:
+        store.save(large, run="r", round=0)
+        store.save_checkpoint(
+            [np.ones(3)], Checkpoint({"step": [7, "\u03b2"]}, large), run="r", round=1, history=history
+        )
+        store.save_checkpoint(large, Checkpoint([], {}), run="r", round=2)
+    done = check(path)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [
+        "0 None",
+        "1 {'step': [7, '\u03b2']}",
+        "2 []",
+        "r 1 train {'loss': nan, 'counts': [3, 1180591620717411303424, []], 'inf': -inf}",
+    ]
+    query("UPDATE array SET part = 'other' WHERE part = 'state' AND name = 'v'")
+    assert "AssertionError" in check(path).stderr
+
+
+def test_each_tag_that_is_written_is_in_the_specification() -> None:
+    specified = set(re.findall(r"`(\$\w+)`", (CHECKOUT / "docs/format.md").read_text(encoding="utf-8")))
+    assert {*tagged._LEAVES, *tagged._MAKERS} <= specified
+    sources = [path.read_text(encoding="utf-8") for path in (CHECKOUT / "recordstore").rglob("*.py")]
+    written = {tag for source in sources for tag in re.findall(r'"(\$\w+)"', source)}
+    assert written - specified == {"$missing"}, "which only a comparison knows"
+    assert len(specified) > 15

@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from support import HEAD, NEXT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -45,25 +46,25 @@ from contextlib import closing
 with closing(sqlite3.connect("x.db")) as connection:
     assert connection.execute("PRAGMA user_version").fetchone() == (int(sys.argv[1]),)
     columns = [row[1] for row in connection.execute("PRAGMA table_info(record)")]
-    assert ("note" in columns) == (sys.argv[1] == "2"), columns
+    assert ("note" in columns) == (sys.argv[2:] == ["note"]), columns
     assert connection.execute("SELECT count(*) FROM chunk").fetchone() == (3,)
 """
 
-REVISION = '''
+REVISION = f'''
 """Add a column; a revision that only this test has."""
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "{NEXT}"
+down_revision = "{HEAD}"
 branch_labels = None
 depends_on = None
 
 
 def upgrade() -> None:
     op.add_column("record", sa.Column("note", sa.Text()))
-    op.execute("UPDATE record SET note = 'came with 0002'")
+    op.execute("UPDATE record SET note = 'came with {NEXT}'")
 
 
 def downgrade() -> None:
@@ -96,9 +97,9 @@ def next_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = tmp_path_factory.mktemp("next") / "source"
     ignored = shutil.ignore_patterns(".*", "__pycache__", "*.db*", "tests", "build", "dist", "demo-output")
     shutil.copytree(CHECKOUT, source, ignore=ignored)
-    (source / "migrations/versions/0002_note.py").write_text(REVISION)
+    (source / f"migrations/versions/{NEXT}_note.py").write_text(REVISION)
     schema = source / "recordstore/schema.py"
-    text, changes = re.subn(r'^HEAD = "0001"$', 'HEAD = "0002"', schema.read_text(), flags=re.MULTILINE)
+    text, changes = re.subn(rf'^HEAD = "{HEAD}"$', f'HEAD = "{NEXT}"', schema.read_text(), flags=re.MULTILINE)
     assert changes == 1
     schema.write_text(text)
     return build(source, source.parent)
@@ -164,10 +165,10 @@ def test_an_older_file_is_refused_until_the_named_command_upgrades_it(
     assert "SchemaOutdatedError" in refusal
     assert f"python -m recordstore upgrade {tmp_path / 'x.db'}" in refusal
     run(next_python, "-m", "recordstore", "check", "x.db", cwd=tmp_path, fails=True)
-    run(python, "-c", RAW, "1", cwd=tmp_path)
+    run(python, "-c", RAW, str(int(HEAD)), cwd=tmp_path)
 
     run(next_python, "-m", "recordstore", "upgrade", "x.db", cwd=tmp_path)
-    run(python, "-c", RAW, "2", cwd=tmp_path)
+    run(python, "-c", RAW, str(int(NEXT)), "note", cwd=tmp_path)
     run(next_python, "-m", "recordstore", "check", "x.db", cwd=tmp_path)
     assert run(next_python, "-c", LOAD, "open", cwd=tmp_path) == saved
 
@@ -176,5 +177,5 @@ def test_an_older_file_is_upgraded_when_opened_so(python: Path, next_python: Pat
     run(python, "-c", SAVE, cwd=tmp_path)
     saved = run(python, "-c", LOAD, "open", cwd=tmp_path)
     assert run(next_python, "-c", LOAD, "upgrade", cwd=tmp_path) == saved
-    run(python, "-c", RAW, "2", cwd=tmp_path)
+    run(python, "-c", RAW, str(int(NEXT)), "note", cwd=tmp_path)
     assert "SchemaTooNewError" in run(python, "-c", LOAD, "open", cwd=tmp_path, fails=True)

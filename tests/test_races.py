@@ -21,7 +21,9 @@ import pytest
 from support import flaws, npy, rows
 
 from recordstore import (
+    Checkpoint,
     CorruptRecordError,
+    HistoryEntry,
     RecordExistsError,
     RecordNotFoundError,
     RecordStore,
@@ -357,13 +359,75 @@ def test_a_round_that_is_overwritten_under_a_reader_is_the_old_or_the_new_one(
     assert outcomes == ({"new": 1, None: gaps - 1, "old": 1} if swept else {"new": 1, "old": gaps})
 
 
+# Checkpoints and their history
+
+
+def save_round(store: RecordStore, model: Arrays, by: str) -> int:
+    """Save a checkpoint of the run ``r`` that tells whose it is."""
+    entry = HistoryEntry(1, "train", {"by": by})
+    return store.save_checkpoint(model, Checkpoint(by, SHORT), run="r", round=1, history=[entry], new_run=True)
+
+
+def told(store: RecordStore) -> tuple[dict[str, bytes], Any, dict[str, bytes], list[HistoryEntry]]:
+    """Return all that a store has of the round that ``save_round`` saves."""
+    checkpoint = store.load_checkpoint("r@1")
+    parts = {name: array.data for name, array in checkpoint.arrays.items()}
+    return content(store, "r@1"), checkpoint.state, parts, store.history("r")
+
+
+def test_a_checkpoint_that_gc_took_for_dead_leaves_the_history_as_it_was(stages: Iterator[Stage]) -> None:
+    outcomes = Counter()
+    earlier = [HistoryEntry(7, "train", {"by": "an earlier run"})]
+    for stage in stages:
+        stage.other.add_history("r", earlier)
+        with stage.meanwhile(lambda stage=stage: sweep_some(stage.other, None)):
+            saved = attempt(lambda: save_round(stage.store, MODEL, "ours"), SaveSweptError)  # noqa: B023
+        outcomes[type(saved)] += 1
+        if isinstance(saved, SaveSweptError):
+            assert (list(stage.other), stage.other.history("r")) == ([], earlier)
+            save_round(stage.store, MODEL, "ours")
+        assert told(stage.other) == (npys(MODEL), "ours", npys(SHORT), [(1, "train", {"by": "ours"})])
+    assert outcomes[SaveSweptError] > 5
+
+
+def test_a_checkpoint_of_a_round_that_another_writer_saves_meanwhile_stays_that_writers(
+    stages: Iterator[Stage],
+) -> None:
+    for stage in stages:
+        with stage.meanwhile(lambda stage=stage: save_round(stage.other, OTHER, "theirs")):
+            saved = attempt(lambda: save_round(stage.store, MODEL, "ours"), RecordExistsError)  # noqa: B023
+        assert isinstance(saved, RecordExistsError) == stage.reached
+        model, by = (OTHER, "theirs") if stage.reached else (MODEL, "ours")
+        assert told(stage.store) == (npys(model), by, npys(SHORT), [(1, "train", {"by": by})])
+        assert len(stage.store) == 1
+
+
+def test_a_state_deleted_under_a_reader_is_read_exactly_or_not_found(stages: Iterator[Stage]) -> None:
+    outcomes = Counter()
+    for stage in stages:
+        stage.other.save_checkpoint(SHORT, Checkpoint("old", MODEL), run="r", round=1)
+
+        def replace(stage: Stage = stage) -> None:
+            remove(stage.other, "r@1")
+            stage.other.save_checkpoint(SHORT, Checkpoint("new", OTHER), run="r", round=1)
+
+        with stage.meanwhile(replace):
+            found = attempt(lambda: stage.store.load_checkpoint("r@1"), RecordNotFoundError)  # noqa: B023
+        if not isinstance(found, RecordNotFoundError):
+            arrays = {name: array.data for name, array in found.arrays.items()}
+            assert arrays == npys({"old": MODEL, "new": OTHER}[found.state])
+            outcomes[found.state] += 1
+    assert stage.gap > 10
+    assert outcomes == {"new": 1, "old": 1}
+
+
 # Equal bytes and damaged bytes
 
 
 def test_of_two_writers_of_equal_bytes_the_slower_one_takes_those_of_the_faster_one(
     stages: Iterator[Stage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recordstore.store.SHARE_STEPS", 0)  # what was given up stays to be counted
+    monkeypatch.setattr("recordstore.rounds.SHARE_STEPS", 0)  # what was given up stays to be counted
     given_up = 0
     for stage in stages:
         ids = []

@@ -1,7 +1,6 @@
 """The README: its code runs from top to bottom and prints what it shows, its commands work, its links lead somewhere."""
 
 import contextlib
-import importlib
 import importlib.util
 import io
 import os
@@ -9,13 +8,13 @@ import re
 import shlex
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from flwr_import import import_quietly
 
-from recordstore import exceptions
+from recordstore import RecordStore, exceptions
 
 CHECKOUT = Path(__file__).parents[1]
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
@@ -57,15 +56,22 @@ def run_console(block: Block) -> str:
 
 
 @pytest.fixture
-def flower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def flower(monkeypatch: pytest.MonkeyPatch) -> None:
     """Import Flower beforehand, quietly: what its dependencies warn of is not our concern."""
-    if "flwr" in MISSING:
-        return
-    for name, value in {"TELEMETRY_ENABLED": "0", "DISABLE_UPDATE_CHECK": "1", "HOME": str(tmp_path)}.items():
-        monkeypatch.setenv(f"FLWR_{name}", value)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        importlib.import_module("flwr.app")
+    if "flwr" not in MISSING:
+        monkeypatch.syspath_prepend(str(CHECKOUT / "tests/flower"))
+        import_quietly("recordstore.flower")
+
+
+def start_app(app: Any) -> list[int]:
+    """Run a server app twice, with clients in this process; return the rounds that they were contacted in."""
+    from flwr.app import Context, RecordDict
+    from small import SmallGrid
+
+    grid = SmallGrid()
+    for _ in range(2):
+        app(grid, Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={}))
+    return sorted({number for _, number in grid.messages})
 
 
 @pytest.mark.usefixtures("flower")
@@ -78,12 +84,22 @@ def test_the_code_prints_what_the_readme_shows(tmp_path: Path, monkeypatch: pyte
         if block.language == "python" and not needs_missing(block):
             shown = after.text if after.language == "text" else ""
             assert run_python(block, names) == shown, f"README.md, line {block.line}"
+            if "@app.main()" in block.text:
+                assert start_app(names["app"]) == [1, 2, 3, 4, 5]
         elif block.language == "console" and "$ python -m recordstore" in block.text:
             assert run_console(block) == block.text, f"README.md, line {block.line}"
         else:
             continue
         tried += 1
     assert tried == 8 - len(MISSING)
+    if "flwr" not in MISSING:
+        with RecordStore("federation.db") as store:
+            assert [info.round for info in store.records(run="mnist")] == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_section_on_flower_is_short() -> None:
+    section = README.split("\n## With Flower\n")[1].split("\n## ")[0]
+    assert len(section.splitlines()) <= 25
 
 
 def test_the_first_screen_shows_commands_code_and_output() -> None:

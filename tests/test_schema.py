@@ -4,56 +4,37 @@ import ast
 import hashlib
 import json
 import shutil
-import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from alembic import command
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine
+from sqlalchemy import create_engine
+from support import ASSETS, CHECKOUT, HEAD, alembic_config, migrate, sql_of
 
-from recordstore import RecordStore, schema
-from recordstore.engine import Database
+from recordstore import Array, HistoryEntry, RecordInfo, RecordStore, schema
 from recordstore.orm import Base
-from recordstore.target import parse_target
 
 Query = Callable[..., list[tuple[Any, ...]]]
+Kept = dict[str, Any]
 
-CHECKOUT = Path(__file__).parents[1]
 MIGRATIONS = CHECKOUT / "migrations"
-ASSETS = Path(__file__).parent / "assets"
 RELEASED = sorted(path.stem for path in ASSETS.glob("schema-*.db"))
-
-
-def config(connection: Connection | None = None) -> Config:
-    made = Config()
-    made.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    made.attributes["connection"] = connection
-    return made
-
-
-def sql_of(connection: sqlite3.Connection) -> dict[tuple[str, str], str]:
-    """Return the text of each object, but for white space."""
-    rows = connection.execute("SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL")
-    return {(kind, name): " ".join(sql.split()) for kind, name, sql in rows if not name.startswith("sqlite_")}
 
 
 @pytest.fixture
 def migrated(path: Path) -> dict[tuple[str, str], str]:
     RecordStore(path).close()
-    with closing(sqlite3.connect(path)) as connection:
-        return sql_of(connection)
+    return sql_of(path)
 
 
 def test_there_is_one_head_and_the_package_knows_it() -> None:
-    scripts = ScriptDirectory.from_config(config())
+    scripts = ScriptDirectory.from_config(alembic_config())
     assert scripts.get_heads() == [schema.HEAD]
     numbers = sorted(script.revision for script in scripts.walk_revisions())
     assert numbers == [f"{number + 1:04}" for number in range(len(numbers))]
@@ -81,15 +62,13 @@ def test_the_orm_says_it_to_the_letter(migrated: dict[tuple[str, str], str], tmp
     engine = create_engine(f"sqlite:///{tmp_path / 'orm.db'}")
     Base.metadata.create_all(engine)
     engine.dispose()
-    with closing(sqlite3.connect(tmp_path / "orm.db")) as connection:
-        expected = sql_of(connection)
     del migrated["table", schema.VERSION_TABLE]
-    assert migrated == expected
+    assert migrated == sql_of(tmp_path / "orm.db")
 
 
-def test_there_are_six_tables_with_the_keys_of_the_design(migrated: dict[tuple[str, str], str], query: Query) -> None:
+def test_there_are_seven_tables_with_the_keys_of_the_design(migrated: dict[tuple[str, str], str], query: Query) -> None:
     tables = {name for kind, name in migrated if kind == "table"} - {schema.VERSION_TABLE}
-    assert tables == {"record", "array", "blob", "chunk", "metric", "tag"}
+    assert tables == {"record", "array", "blob", "chunk", "metric", "tag", "history"}
     for table in ("record", "blob", "chunk"):
         assert "( id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT," in migrated["table", table], "ids come once"
     assert query("SELECT name FROM pragma_table_info('chunk') ORDER BY cid DESC LIMIT 1") == [("data",)]
@@ -100,26 +79,16 @@ def test_there_are_six_tables_with_the_keys_of_the_design(migrated: dict[tuple[s
     assert "alembic_version" not in tables
 
 
-@contextmanager
-def migration(path: Path) -> Iterator[Connection]:
-    database = Database(parse_target(path), read_only=False, timeout=1.0)
-    with database.migration() as connection:
-        yield connection
-    database.close()
-
-
 def test_a_downgrade_empties_the_file_and_an_upgrade_makes_it_anew(
     migrated: dict[tuple[str, str], str], path: Path, query: Query
 ) -> None:
-    with migration(path) as connection:
-        command.downgrade(config(connection), "base")
+    migrate(path, "0000")
     assert query("SELECT name FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%'") == [(schema.VERSION_TABLE,)]
     assert query("PRAGMA user_version") == [(0,)]
     with RecordStore(path) as store:
         store.save([np.ones(2)])
-    with closing(sqlite3.connect(path)) as connection:
-        assert sql_of(connection) == migrated
-    assert query("PRAGMA user_version") == [(1,)]
+    assert sql_of(path) == migrated
+    assert query("PRAGMA user_version") == [(int(HEAD),)]
 
 
 def test_each_table_of_the_orm_is_in_the_specification() -> None:
@@ -131,40 +100,81 @@ def test_each_table_of_the_orm_is_in_the_specification() -> None:
 
 
 @pytest.fixture(params=RELEASED)
-def released(request: pytest.FixtureRequest, path: Path) -> list[dict[str, Any]]:
+def released(request: pytest.FixtureRequest, path: Path) -> Kept:
     """A copy of the file of a release at ``path``, and what has to come out of it."""
     shutil.copy(ASSETS / f"{request.param}.db", path)
-    expected: list[dict[str, Any]] = json.loads((ASSETS / f"{request.param}.json").read_text())
-    return expected
+    expected = json.loads((ASSETS / f"{request.param}.json").read_text())
+    # schema 0001 had nothing but records
+    return {"records": expected, "history": {}} if isinstance(expected, list) else expected
 
 
 def test_a_file_of_every_schema_is_kept() -> None:
-    assert f"schema-{schema.HEAD}" in RELEASED
+    assert [f"schema-{number + 1:04}" for number in range(int(schema.HEAD))] == RELEASED
 
 
-def test_a_file_of_every_release_opens_and_loads_byte_for_byte(released: list[dict[str, Any]], path: Path) -> None:
+def described(arrays: Iterable[tuple[str, Array]]) -> list[list[Any]]:
+    return [
+        [name, array.dtype, array.shape, array.stype, hashlib.sha256(array.data).hexdigest()] for name, array in arrays
+    ]
+
+
+def spelled(value: Any) -> str:
+    """Return a text that tells values and their types apart, the same with every version of Python and NumPy."""
+    if isinstance(value, np.generic):
+        return f"{value.dtype.str} {value.tobytes().hex()}"
+    return f"ordered {list(value.items())}" if isinstance(value, OrderedDict) else repr(value)
+
+
+def spelled_entry(entry: HistoryEntry) -> list[Any]:
+    return [entry.round, entry.source, {name: spelled(value) for name, value in entry.values.items()}]
+
+
+def facts(info: RecordInfo) -> Kept:
+    """Return what a kept file tells of a record besides its arrays and its checkpoint."""
+    plain = {name: getattr(info, name) for name in ("id", "run", "round", "metadata", "nbytes", "digest")}
+    metrics = {name: str(number) for name, number in info.metrics.items()}
+    return plain | {"metrics": metrics, "tags": list(info.tags), "created_at": info.created_at.isoformat()}
+
+
+def test_a_file_of_every_release_opens_and_loads_byte_for_byte(released: Kept, path: Path) -> None:
+    records = released["records"]
     with RecordStore(path, upgrade=True) as store:
-        assert list(store) == [expected["id"] for expected in released]
-        for expected in released:
+        assert list(store) == [expected["id"] for expected in records]
+        for expected in records:
             info, record = store.info(expected["id"]), store.load(expected["id"])
-            assert [
-                [name, array.dtype, array.shape, array.stype, hashlib.sha256(array.data).hexdigest()]
-                for name, array in record.items()
-            ] == expected["arrays"]
-            assert {name: str(number) for name, number in info.metrics.items()} == expected["metrics"]
-            facts = ("run", "round", "metadata", "nbytes", "digest")
-            assert [getattr(info, fact) for fact in facts] == [expected[fact] for fact in facts]
-            assert (list(info.tags), info.created_at.isoformat()) == (expected["tags"], expected["created_at"])
+            assert described(record.items()) == expected["arrays"]
+            assert facts(info).items() <= expected.items()
             assert store.info(store.save(record)).digest == info.digest
-        assert store.save([]) > max(expected["id"] for expected in released)
+        assert store.save([]) > max(expected["id"] for expected in records)
 
 
-def test_a_file_of_a_release_is_as_its_script_makes_it(
-    released: list[dict[str, Any]], path: Path, query: Query
-) -> None:
-    assert query(
-        "SELECT max(nbytes), count(*) FROM chunk WHERE blob_id = (SELECT blob_id FROM chunk WHERE seq = 1)"
-    ) == [(960 * 1024, 2)]
-    assert [expected["id"] for expected in released] == [2, 3, 4], "the first one was deleted"
+def test_a_file_of_every_release_has_its_checkpoints_and_its_history(released: Kept, path: Path) -> None:
+    with RecordStore(path, upgrade=True) as store:
+        for expected in released["records"]:
+            checkpoint = store.load_checkpoint(expected["id"])
+            kept = checkpoint and {"state": repr(checkpoint.state), "arrays": described(checkpoint.arrays.items())}
+            assert kept == expected.get("checkpoint")
+        for run in {expected["run"] for expected in released["records"]} - {None} | released["history"].keys():
+            assert list(map(spelled_entry, store.history(run))) == released["history"].get(run, [])
+
+
+def test_a_file_of_a_release_is_as_its_script_makes_it(released: Kept, query: Query) -> None:
+    ids = [expected["id"] for expected in released["records"]]
+    assert ids == list(range(2, 2 + len(ids))), "the first one was deleted"
     assert query("PRAGMA integrity_check") == [("ok",)]
     assert query("PRAGMA foreign_key_check") == []
+
+
+def test_one_of_them_has_an_array_of_two_chunks(path: Path, query: Query) -> None:
+    shutil.copy(ASSETS / "schema-0001.db", path)
+    of_two = "blob_id = (SELECT blob_id FROM chunk WHERE seq = 1)"
+    assert query(f"SELECT max(nbytes), count(*) FROM chunk WHERE {of_two}") == [(960 * 1024, 2)]
+
+
+@pytest.mark.parametrize("release", RELEASED)
+def test_a_file_of_a_release_has_the_schema_that_its_revisions_make(path: Path, release: str) -> None:
+    RecordStore(path).close()
+    number = release.removeprefix("schema-")
+    if number != HEAD:
+        migrate(path, number)
+    assert sql_of(ASSETS / f"{release}.db") == sql_of(path)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import ASSETS, CHECKOUT, HEAD, NEXT
 
 from recordstore import (
     ArrayRecord,
@@ -24,19 +25,18 @@ from recordstore import (
 
 Query = Callable[..., list[tuple[Any, ...]]]
 
-CHECKOUT = Path(__file__).parents[1]
-ASSETS = Path(__file__).parent / "assets"
+RELEASED = sorted(path.stem for path in ASSETS.glob("schema-*.db"))
 
 REVISION = """
 import sqlalchemy as sa
 from alembic import op
 
-revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None
+revision, down_revision, branch_labels, depends_on = "{revision}", "{down_revision}", None, None
 
 def upgrade():
     with op.batch_alter_table("record", recreate="always", table_kwargs={{"sqlite_autoincrement": True}}) as batch:
         batch.add_column(sa.Column("note", sa.Text()))
-    op.execute("UPDATE record SET note = 'came with 0002'")
+    op.execute("UPDATE record SET note = 'came with {revision}'")
     {step}
 
 def downgrade():
@@ -56,12 +56,13 @@ def scripts(tmp_path: Path) -> Path:
 
 
 def write_revision(folder: Path, step: str = "pass") -> None:
-    (folder / "versions/0002_note.py").write_text(REVISION.format(step=step))
+    text = REVISION.format(revision=NEXT, down_revision=HEAD, step=step)
+    (folder / f"versions/{NEXT}_note.py").write_text(text)
 
 
 @pytest.fixture
 def old(path: Path) -> Path:
-    """A store of the schema 0001."""
+    """A store as this release makes it."""
     with RecordStore(path) as store:
         store.save(RECORD, run="r", round=1, metrics={"m": 1}, tags=["t"])
         store.save({"z": np.ones(2)})
@@ -70,8 +71,8 @@ def old(path: Path) -> Path:
 
 @pytest.fixture
 def next_release(old: Path, scripts: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make this package the next release, which works with 0002, once ``old`` was made by this one."""
-    monkeypatch.setattr("recordstore.schema.HEAD", "0002")
+    """Make this package the next release, which works with one revision more, once ``old`` was made by this one."""
+    monkeypatch.setattr("recordstore.schema.HEAD", NEXT)
     monkeypatch.setattr("recordstore.schema._scripts", lambda: scripts)
     return scripts
 
@@ -89,7 +90,7 @@ def digest(path: Path) -> str:
 @pytest.mark.parametrize("options", [{}, {"read_only": True}, {"read_only": True, "upgrade": True}], ids=str)
 def test_an_older_store_is_refused_with_the_command_that_upgrades_it(old: Path, options: dict[str, Any]) -> None:
     before = digest(old)
-    with pytest.raises(SchemaOutdatedError, match=f"0001.*works with 0002.*`python -m recordstore upgrade {old}`"):
+    with pytest.raises(SchemaOutdatedError, match=f"{HEAD}.*works with {NEXT}.*`python -m recordstore upgrade {old}`"):
         RecordStore(old, **options)
     assert digest(old) == before
 
@@ -102,10 +103,10 @@ def test_an_upgrade_keeps_every_record_to_the_byte(old: Path, query: Query) -> N
         assert store.info("r@1").metrics == {"m": 1}
         assert store.save([]) == 3
         store.delete(3)
-    assert query("SELECT id, note FROM record") == [(1, "came with 0002"), (2, "came with 0002")]
+    assert query("SELECT id, note FROM record") == [(1, f"came with {NEXT}"), (2, f"came with {NEXT}")]
     assert content(old) == before
-    assert query("PRAGMA user_version") == [(2,)]
-    assert query("SELECT version_num FROM recordstore_version") == [("0002",)]
+    assert query("PRAGMA user_version") == [(int(NEXT),)]
+    assert query("SELECT version_num FROM recordstore_version") == [(NEXT,)]
     assert query("PRAGMA foreign_key_check") == []
     assert [query(f"PRAGMA {name}")[0][0] for name in ("page_size", "auto_vacuum")] == [32768, 2]
     with RecordStore(old) as store:
@@ -117,28 +118,28 @@ def test_a_new_store_is_made_by_all_revisions(path: Path, query: Query) -> None:
     path.unlink()
     with RecordStore(path) as store, RecordStore(":memory:") as memory:
         assert store.save([]) == memory.save([]) == 1
-    assert query("PRAGMA user_version") == [(2,)]
+    assert query("PRAGMA user_version") == [(int(NEXT),)]
     assert query("SELECT note FROM record") == [(None,)]
 
 
 def test_an_older_release_refuses_what_was_upgraded(old: Path, next_release: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("recordstore.schema.HEAD", "0002")
+        patch.setattr("recordstore.schema.HEAD", NEXT)
         RecordStore(old, upgrade=True).close()
-        patch.setattr("recordstore.schema.HEAD", "0001")
+        patch.setattr("recordstore.schema.HEAD", HEAD)
         before = digest(old)
-        with pytest.raises(SchemaTooNewError, match="0002"):
+        with pytest.raises(SchemaTooNewError, match=NEXT):
             RecordStore(old, upgrade=True)
     assert digest(old) == before
 
 
 def test_a_store_that_is_open_notices_the_upgrade(old: Path, next_release: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("recordstore.schema.HEAD", "0001")
+        patch.setattr("recordstore.schema.HEAD", HEAD)
         with RecordStore(old) as store:
             stream = store.stream("r@1")
             next(stream)
-            patch.setattr("recordstore.schema.HEAD", "0002")
+            patch.setattr("recordstore.schema.HEAD", NEXT)
             RecordStore(old, upgrade=True).close()
             for call in (lambda: store.save([]), lambda: store.load(1), lambda: store.delete(1), lambda: next(stream)):
                 with pytest.raises((SchemaTooNewError, StopIteration)):
@@ -188,10 +189,13 @@ def test_an_upgrade_of_a_locked_file_is_refused_and_changes_nothing(old: Path) -
 
 
 @pytest.mark.usefixtures("next_release")
-def test_an_older_file_of_every_release_is_upgraded(path: Path, query: Query) -> None:
-    shutil.copy(ASSETS / "schema-0001.db", path)
+@pytest.mark.parametrize("release", RELEASED)
+def test_an_older_file_of_every_release_is_upgraded(path: Path, query: Query, release: str) -> None:
+    shutil.copy(ASSETS / f"{release}.db", path)
+    with closing(sqlite3.connect(path)) as connection:
+        counts = connection.execute("SELECT id, array_count FROM record WHERE state = 'ready' ORDER BY id").fetchall()
     with RecordStore(path, upgrade=True) as store:
-        assert [len(store.load(record_id)) for record_id in store] == [11, 12, 0]
+        assert [(record_id, len(store.load(record_id))) for record_id in store] == counts
     assert query("PRAGMA integrity_check") == [("ok",)]
 
 
@@ -203,7 +207,7 @@ from recordstore import RecordStore, schema
 
 path, scripts, name = sys.argv[1:]
 if scripts:
-    schema.HEAD = "0002"
+    schema.HEAD = f"{int(schema.HEAD) + 1:04}"
     schema._scripts = lambda: Path(scripts)
 import alembic.command
 print("ready", flush=True)
@@ -238,6 +242,6 @@ def test_processes_that_create_a_store_at_once_all_succeed(path: Path, query: Qu
 
 def test_processes_that_upgrade_a_store_at_once_all_succeed(old: Path, scripts: Path, query: Query) -> None:
     race(old, str(scripts))
-    assert query("SELECT version_num FROM recordstore_version") == [("0002",)]
+    assert query("SELECT version_num FROM recordstore_version") == [(NEXT,)]
     assert query("SELECT count(*) FROM record WHERE state = 'ready'") == [(6,)]
-    assert query("SELECT count(*) FROM record WHERE note = 'came with 0002'") == [(2,)]
+    assert query("SELECT count(*) FROM record WHERE note = ?", f"came with {NEXT}") == [(2,)]

@@ -1,0 +1,65 @@
+"""The queries on the history of a run: what was reported of each round, whether or not a record of it is kept."""
+
+from collections.abc import Iterable
+
+from sqlalchemy import delete, insert, select
+from sqlalchemy.orm import Session
+
+from recordstore.blobs import NO_SYNC
+from recordstore.exceptions import CorruptRecordError
+from recordstore.info import HistoryEntry
+from recordstore.orm import HistoryRow
+from recordstore.tagged import loads
+
+PRIVACY = "privacy"
+"""The source that tells how much of a privacy budget is spent. A later run of the same name goes on from there."""
+
+HistoryText = tuple[int, str, str]
+"""Round, source, and the values as tagged JSON text."""
+
+
+class HistoryRepository:
+    """What was reported of rounds, within the transaction of a session, which it never commits."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def add(self, run: str, entries: Iterable[HistoryText]) -> None:
+        """Write entries; one of the same round and source is replaced: the round was done again."""
+        newest = {(round_, source): values for round_, source, values in entries}
+        for number in {round_ for round_, _ in newest}:
+            sources = [source for round_, source in newest if round_ == number]
+            before = delete(HistoryRow).where(HistoryRow.run == run, HistoryRow.round == number)
+            self._session.execute(before.where(HistoryRow.source.in_(sources)), execution_options=NO_SYNC)
+        rows = [{"run": run, "round": key[0], "source": key[1], "values": values} for key, values in newest.items()]
+        if rows:
+            self._session.connection().execute(insert(HistoryRow.__table__), rows)  # type: ignore[arg-type]
+
+    def of(self, run: str, source: str | None) -> list[HistoryEntry]:
+        """Return the entries of a run by round and source.
+
+        Raises
+        ------
+        CorruptRecordError
+            The text of one is not what was written.
+        """
+        query = select(HistoryRow.round, HistoryRow.source, HistoryRow.values).where(HistoryRow.run == run)
+        if source is not None:
+            query = query.where(HistoryRow.source == source)
+        rows = self._session.execute(query.order_by(HistoryRow.round, HistoryRow.source))
+        return [_entry(run, *row) for row in rows]
+
+    def forget(self, run: str) -> None:
+        """Remove what an earlier run of this name has left, but for its privacy budget: that stays spent."""
+        stale = delete(HistoryRow).where(HistoryRow.run == run, HistoryRow.source != PRIVACY)
+        self._session.execute(stale, execution_options=NO_SYNC)
+
+
+def _entry(run: str, round_: int, source: str, text: str) -> HistoryEntry:
+    try:
+        values = loads(text)
+    except (ValueError, TypeError, LookupError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise CorruptRecordError(f"the history of run {run!r}, round {round_}, {source!r}, cannot be understood")
+    return HistoryEntry(round_, source, values)

@@ -1,0 +1,194 @@
+"""Checkpoints of a run: a record with the state to go on from it, and the history of all rounds.
+
+What adapters to a framework build on, such as :mod:`recordstore.flower`.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from recordstore.arrayrecord import ArrayRecord
+from recordstore.catalog import Catalog
+from recordstore.drafts import Draft
+from recordstore.exceptions import CorruptRecordError, InvalidTypeError
+from recordstore.handle import SHARE_STEPS
+from recordstore.history import HistoryRepository, HistoryText
+from recordstore.info import HistoryEntry, RecordInfo
+from recordstore.inputs import Input
+from recordstore.reader import Listing, Reader
+from recordstore.refs import parse_ref
+from recordstore.tagged import dumps, to_text
+from recordstore.validation import check_metrics, check_round, check_run, check_text
+from recordstore.writer import Writer
+
+STATE = "state"
+"""The part of a record that holds the arrays of its checkpoint."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What it takes to go on from a record, besides its arrays.
+
+    Attributes
+    ----------
+    state
+        Anything that JSON can hold.
+    arrays
+        Arrays that the state refers to by their names. Saved, they may be ndarrays or tensors too; loaded, they are an
+        :class:`~recordstore.ArrayRecord`.
+    """
+
+    state: Any
+    arrays: Mapping[str, Any]
+
+
+class RoundKeeper(Catalog):
+    """The part of a store that keeps what it takes to go on with a run."""
+
+    def save_checkpoint(
+        self,
+        record: Any,
+        checkpoint: Checkpoint,
+        *,
+        run: str,
+        round: int,  # noqa: A002 - the word of the field
+        metrics: Mapping[str, float] | None = None,
+        history: Iterable[HistoryEntry] = (),
+        new_run: bool = False,
+    ) -> int:
+        """Save the record of a round together with the state to go on from it, all visible at once or not at all.
+
+        Parameters
+        ----------
+        record, run, round, metrics
+            As for :meth:`RecordStore.save`; the input is left as it is.
+        checkpoint
+            The state. ``load``, ``stream``, ``info`` and the digest of the record do not concern it.
+        history
+            What was reported of this round and of earlier ones; an entry of the same round and source is replaced.
+        new_run
+            Forget what an earlier run of this name has left in the history, but for a privacy budget: that stays spent.
+
+        Returns
+        -------
+        int
+            The id of the record.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from recordstore import Checkpoint, RecordStore
+        >>> with RecordStore(":memory:") as store:
+        ...     moments = {"m": np.full(2, 0.1)}
+        ...     record_id = store.save_checkpoint([np.ones(2)], Checkpoint({"step": 7}, moments), run="mnist", round=1)
+        ...     checkpoint = store.load_checkpoint("mnist@1")
+        >>> checkpoint.state, checkpoint.arrays["m"].numpy()
+        ({'step': 7}, array([0.1, 0.1]))
+        """
+        self._check_writable()
+        name = check_run(run)
+        draft = Draft(
+            run=name,
+            round=check_round(round, name),
+            metrics=check_metrics(metrics),
+            checkpoint=to_text(checkpoint.state),
+            history=_encode_history(history),
+            new_run=new_run,
+        )
+        return self._write(draft, Input(record, keep=True), Input(checkpoint.arrays, keep=True, part=STATE))
+
+    def load_checkpoint(self, ref: int | str | RecordInfo) -> Checkpoint | None:
+        """Return the state that was saved with a record, verified; None for a record that is no checkpoint.
+
+        Raises
+        ------
+        RecordNotFoundError
+            There is no such record, or it was deleted while it was being read.
+        CorruptRecordError
+            What is stored is not what was saved.
+        """
+        self._check_usable()
+        reader = self._reader()
+        found = reader.open_checkpoint(parse_ref(ref))
+        if found is None:
+            return None
+        text, listing = found
+        return Checkpoint(_parse(text, listing), ArrayRecord(dict(reader.arrays(listing))))
+
+    def history(self, run: str, *, source: str | None = None) -> list[HistoryEntry]:
+        """Return what was reported of the rounds of a run, in their order, of rounds without a record too.
+
+        Parameters
+        ----------
+        run
+            Name of the run.
+        source
+            ``"server"``, ``"train"`` or ``"evaluate"``; None for all.
+
+        Examples
+        --------
+        >>> from recordstore import HistoryEntry, RecordStore
+        >>> with RecordStore(":memory:") as store:
+        ...     store.add_history("mnist", [HistoryEntry(1, "train", {"loss": 0.5, "counts": [3, 2**70]})])
+        ...     store.history("mnist")
+        [HistoryEntry(round=1, source='train', values={'loss': 0.5, 'counts': [3, 1180591620717411303424]})]
+        """
+        self._check_usable()
+        name, of_source = _require_run(run), None if source is None else check_text("source", source)
+        with self._database.read() as session:
+            return HistoryRepository(session).of(name, of_source)
+
+    def add_history(self, run: str, entries: Iterable[HistoryEntry]) -> None:
+        """Write what was reported of rounds, durably; an entry of the same round and source is replaced.
+
+        Raises
+        ------
+        InvalidTypeError, InvalidValueError
+            A value is something else than a number, text, bytes, None or lists, tuples and dicts of them.
+        """
+        self._check_writable()
+        name, checked = _require_run(run), _encode_history(entries)
+        with self._database.write() as session:
+            HistoryRepository(session).add(name, checked)
+
+    def _write(self, draft: Draft, *sources: Input) -> int:
+        """Save the entries of sources, one behind the other, as one record; empty the sources that ask for it."""
+        writer = Writer(self._database, self._pool, draft)
+        entries = (entry for source in sources for entry in source.entries())
+        try:
+            record_id = writer.save(entries, lazy=any(source.lazy for source in sources))
+        finally:
+            if writer.left_over:
+                self._sweep_share(SHARE_STEPS)
+        for source in sources:
+            source.release()
+        return record_id
+
+    def _reader(self) -> Reader:
+        return Reader(self._database, self._pool)
+
+
+def _require_run(run: object) -> str:
+    name = check_run(run)
+    if name is None:
+        raise InvalidTypeError("run must be a str, not None")
+    return name
+
+
+def _encode_history(entries: Iterable[HistoryEntry]) -> tuple[HistoryText, ...]:
+    return tuple(_encode_entry(*entry) for entry in entries)
+
+
+def _encode_entry(round_: int, source: str, values: Mapping[str, Any]) -> HistoryText:
+    number = check_round(round_, "any")
+    if number is None:
+        raise InvalidTypeError("an entry of the history needs a round, not None")
+    return number, check_text("source", source), dumps(dict(values))
+
+
+def _parse(text: str, listing: Listing) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise CorruptRecordError(f"the checkpoint of record {listing.record_id} is no JSON") from None
