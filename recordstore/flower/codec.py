@@ -1,0 +1,174 @@
+"""The state of a strategy as JSON and named arrays; never pickled.
+
+Plain values are written as :mod:`recordstore.tagged` says. What JSON has no room for is kept as an array of the
+checkpoint, which the JSON names, and what has a type of its own becomes one of these tags::
+
+    $array     an ndarray                $tensor        a torch.Tensor
+    $long      bytes of 1 KiB and more   $ArrayRecord   [[key, array], ...]
+    $ConfigRecord, $MetricRecord         their items    $Parameters    [tensor_type, [array, ...]]
+    $Random    state of random.Random    $Generator     state of numpy.random.Generator
+    $state_dict   of an object that has one, into which it is loaded
+"""
+
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord as FlowerArrayRecord
+from flwr.app import ConfigRecord, MetricRecord
+from flwr.common import Parameters
+
+from recordstore.array import Array
+from recordstore.arrayrecord import ArrayRecord
+from recordstore.exceptions import InvalidTypeError, InvalidValueError
+from recordstore.flower.convert import to_flower
+from recordstore.identity import content_digest
+from recordstore.tagged import decode, encode
+from recordstore.tensor import is_tensor
+
+_PLAIN_RECORDS: dict[str, Any] = {"$ConfigRecord": ConfigRecord, "$MetricRecord": MetricRecord}
+
+
+class Encoder:
+    """Encodes values, and collects the arrays that they hold.
+
+    Parameters
+    ----------
+    private
+        Refuse generators of NumPy: what they were used for may be noise, and noise that is used twice is a leak.
+
+    Attributes
+    ----------
+    arrays
+        What was found, by the names that the JSON refers to: ndarrays and tensors as they are, without a copy.
+    """
+
+    def __init__(self, *, private: bool = False) -> None:
+        self._private = private
+        self.arrays: dict[str, Any] = {}
+
+    def encode(self, value: Any, label: str) -> Any:
+        """Return data for JSON; the names of the arrays begin with ``label``.
+
+        Raises
+        ------
+        InvalidTypeError
+            A part of the value is of a type that cannot be kept.
+        """
+        before = len(self.arrays)
+        try:
+            return encode(value, lambda part: self._other(part, label))
+        except (InvalidTypeError, RecursionError) as error:
+            for name in list(self.arrays)[before:]:  # nothing of a value that is not kept whole
+                del self.arrays[name]
+            raise InvalidTypeError(f"{label} cannot be kept: {error}") from error
+
+    def keep(self, array: Any, label: str) -> str:
+        """Take an array, and return the name that stands for it."""
+        name = f"{label}.{len(self.arrays)}"
+        self.arrays[name] = array
+        return name
+
+    def _other(self, value: Any, label: str) -> Any:
+        kind: type = type(value)
+        if kind is np.ndarray and not value.dtype.hasobject:
+            return {"$array": self.keep(value, label)}
+        if kind is bytes:
+            return {"$long": self.keep(Array("uint8", [len(value)], "bytes", value), label)}
+        if is_tensor(value):
+            return {"$tensor": self.keep(value, label)}
+        if isinstance(value, (ArrayRecord, FlowerArrayRecord)):
+            return {"$ArrayRecord": [[key, self.keep(array, label)] for key, array in value.items()]}
+        if isinstance(value, Parameters):
+            tensors = [Array("uint8", [len(data)], value.tensor_type or "bytes", data) for data in value.tensors]
+            return {"$Parameters": [value.tensor_type, [self.keep(tensor, label) for tensor in tensors]]}
+        return self._other_type(value, label)
+
+    def _other_type(self, value: Any, label: str) -> Any:
+        for tag, kind in _PLAIN_RECORDS.items():
+            if type(value) is kind:
+                return {tag: self.encode(dict(value), label)}
+        if type(value) is random.Random:
+            return {"$Random": self.encode(value.getstate(), label)}
+        if type(value) is np.random.Generator and not self._private:
+            return {"$Generator": self.encode(value.bit_generator.state, label)}
+        raise InvalidTypeError(f"a {type(value).__module__}.{type(value).__qualname__}")
+
+
+class Fingerprint(Encoder):
+    """Encodes values to compare them: digests stand for arrays, and names for what cannot be kept."""
+
+    def keep(self, array: Any, label: str) -> str:  # noqa: ARG002
+        """Return the digest of the bytes of an array."""
+        return content_digest(array)
+
+    def encode_whole(self, value: Any, label: str) -> Any:
+        """Encode any value: one that cannot be kept by its type, a function by its qualified name."""
+        try:
+            return self.encode(value, label)
+        except InvalidTypeError:
+            return {"$object": qualified_name(value if callable(value) else type(value))}
+
+
+class Decoder:
+    """Makes values of what an :class:`Encoder` wrote."""
+
+    def __init__(self, arrays: Mapping[str, Array]) -> None:
+        self._arrays = arrays
+
+    def decode(self, data: Any) -> Any:
+        """Return a new value.
+
+        Raises
+        ------
+        InvalidValueError
+            The data are of a newer version.
+        """
+        return decode(data, self._other)
+
+    def _other(self, tag: str, content: Any) -> Any:
+        if tag in _PLAIN_RECORDS:
+            return _PLAIN_RECORDS[tag](self.decode(content))
+        makers: dict[str, Callable[[Any], Any]] = {
+            "$array": lambda name: self._arrays[name].numpy(),
+            "$long": lambda name: self._arrays[name].data,
+            "$tensor": self._tensor,
+            "$ArrayRecord": self._array_record,
+            "$Parameters": self._parameters,
+            "$Random": self._random,
+            "$Generator": self._generator,
+        }
+        if tag not in makers:
+            raise InvalidValueError(f"the tag {tag!r} is unknown: written by a newer version of recordstore?")
+        return makers[tag](content)
+
+    def _array_record(self, content: list[tuple[str, str]]) -> FlowerArrayRecord:
+        return to_flower(ArrayRecord({key: self._arrays[name] for key, name in content}))
+
+    def _tensor(self, name: str) -> Any:
+        return ArrayRecord({name: self._arrays[name]}).to_torch_state_dict()[name]
+
+    def _parameters(self, content: tuple[str, list[str]]) -> Parameters:
+        tensor_type, names = content
+        return Parameters(tensors=[self._arrays[name].data for name in names], tensor_type=tensor_type)
+
+    def _random(self, content: Any) -> random.Random:
+        generator = random.Random()  # noqa: S311 - not for secrets: a strategy's own generator
+        generator.setstate(self.decode(content))
+        return generator
+
+    def _generator(self, content: Any) -> np.random.Generator:
+        state = self.decode(content)
+        kind = getattr(np.random, state["bit_generator"], None)
+        if not (isinstance(kind, type) and issubclass(kind, np.random.BitGenerator)):
+            raise InvalidValueError(f"NumPy has no bit generator {state['bit_generator']!r}")
+        bits = kind()
+        bits.state = state
+        return np.random.Generator(bits)
+
+
+def qualified_name(thing: Any) -> str:
+    """Return where a class or function was defined, the class of anything else."""
+    name = getattr(thing, "__qualname__", None)
+    return f"{thing.__module__}.{name}" if isinstance(name, str) else qualified_name(type(thing))

@@ -1,0 +1,146 @@
+"""Hooks into the strategies of the Message API (``flwr.serverapp.strategy``)."""
+
+import inspect
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp.strategy import Strategy
+
+from recordstore.flower.convert import to_flower
+from recordstore.flower.options import Api
+from recordstore.flower.session import Session
+
+logger = logging.getLogger("recordstore")
+
+MESSAGE_API = Api("flwr.serverapp", to_record=lambda arrays: arrays, from_record=to_flower)
+
+Aggregate = tuple[ArrayRecord | None, MetricRecord | None]
+Evaluate = Callable[[int, ArrayRecord], MetricRecord | None]
+
+
+class MessageHooks:
+    """What is called in place of the methods of a strategy.
+
+    Committed rounds contact no client: nothing is configured, and what was aggregated comes from the store. So Flower's
+    own loop, or one that the user wrote, runs over all rounds and comes out with the same results.
+    """
+
+    def __init__(self, session: Session, strategy: Strategy) -> None:
+        self._session = session
+        self._strategy = strategy
+        self._commits_at_once = type(strategy).start is Strategy.start and "start" not in vars(strategy)
+        if session.options.every > 1 and not self._commits_at_once:
+            logger.warning(
+                "%s has a start() of its own, which asks for the model of each round when it is resumed, and every=%d "
+                "keeps some of them only: use every=1",
+                type(strategy).__name__,
+                session.options.every,
+            )
+        self._original: dict[str, Callable[..., Any]] = {name: getattr(strategy, name) for name in self.methods()}
+
+    def methods(self) -> dict[str, Callable[..., Any]]:
+        """Return the replacements by the names of the methods."""
+        return {
+            "start": self.start,
+            "configure_train": self.configure_train,
+            "aggregate_train": self.aggregate_train,
+            "configure_evaluate": self.configure_evaluate,
+            "aggregate_evaluate": self.aggregate_evaluate,
+        }
+
+    def start(self, *args: Any, **kwargs: Any) -> Any:
+        """Run all rounds, and commit the last one."""
+        original = self._original["start"]
+        bound = inspect.signature(original).bind(*args, **kwargs)
+        bound.apply_defaults()
+        arguments = _with_keywords(bound)
+        self._session.expect(arguments.get("initial_arrays"), arguments.get("num_rounds"))
+        evaluate = arguments.get("evaluate_fn")
+        # Flower's own start takes one that returns None for none; a user's may count on a metric in what it returns
+        if evaluate is not None or (self._commits_at_once and "evaluate_fn" in arguments):
+            arguments["evaluate_fn"] = lambda round_, arrays: self.evaluate(evaluate, round_, arrays)
+        result = original(*bound.args, **bound.kwargs)
+        self._session.finish()
+        return result
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Any
+    ) -> Iterable[Message]:
+        """Begin a live round."""
+        if self._session.replays(server_round):
+            self._session.replay_configure("train", config)
+            return []
+        self._session.begin(server_round, arrays)
+        self._session.configure("train", config)
+        messages: Iterable[Message] = self._call("configure_train", server_round, arrays, config, grid)
+        return messages
+
+    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Aggregate:
+        """Aggregate replies in the order of the nodes; what comes of it is charged before anybody sees it."""
+        if self._session.replays(server_round):
+            arrays = self._session.replay_model(server_round, always=not self._commits_at_once)
+            return arrays, self._metrics(server_round, "train")
+        arrays, metrics = self._call("aggregate_train", server_round, self._sorted(replies))
+        self._session.aggregated(server_round, arrays)
+        self._session.report("train", metrics)
+        return arrays, metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Any
+    ) -> Iterable[Message]:
+        """Configure the evaluation of a live round by clients."""
+        if self._session.replays(server_round):
+            self._session.replay_configure("evaluate", config)
+            return []
+        self._session.configure("evaluate", config)
+        messages: Iterable[Message] = self._call("configure_evaluate", server_round, arrays, config, grid)
+        return messages
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Aggregate replies in the order of the nodes."""
+        if self._session.replays(server_round):
+            return self._metrics(server_round, "evaluate")
+        metrics: MetricRecord | None = self._call("aggregate_evaluate", server_round, self._sorted(replies))
+        self._session.report("evaluate", metrics)
+        return metrics
+
+    def evaluate(self, original: Evaluate | None, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+        """Evaluate the global model at the server: the last step of a round.
+
+        A ``start`` that the user wrote may do more before the next round, such as to keep the best accuracy, which
+        belongs to the state: its rounds are committed when the next one begins.
+        """
+        if self._session.replays(server_round):
+            return self._metrics(server_round, "server")
+        metrics = None if original is None else original(server_round, arrays)
+        self._session.report("server", metrics)
+        if self._commits_at_once:
+            if server_round == 0:
+                self._session.initial(arrays)
+            else:
+                self._session.complete()
+        return metrics
+
+    def _metrics(self, server_round: int, source: str) -> MetricRecord | None:
+        values = self._session.stored(server_round, source)
+        return None if values is None else MetricRecord(values)
+
+    def _sorted(self, replies: Iterable[Message]) -> Iterable[Message]:
+        """Return the replies in an order that does not depend on which node was faster: sums of floats do."""
+        if not self._session.options.sort_replies:
+            return replies
+        return sorted(replies, key=lambda reply: reply.metadata.src_node_id)
+
+    def _call(self, name: str, *args: Any) -> Any:
+        return self._original[name](*args)
+
+
+def _with_keywords(bound: inspect.BoundArguments) -> Any:
+    """Return the arguments by name, or those in ``**kwargs`` if that is how a strategy's own ``start`` takes them."""
+    for name, parameter in bound.signature.parameters.items():
+        keywords: Mapping[str, Any] = bound.arguments.get(name, {})
+        if parameter.kind is parameter.VAR_KEYWORD and "initial_arrays" in keywords:
+            return keywords
+    return bound.arguments

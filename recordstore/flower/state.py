@@ -1,0 +1,246 @@
+"""What a strategy remembers between rounds: found by what has changed since it was attached, kept, and put back."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from flwr.server.strategy import Strategy as LegacyStrategy
+from flwr.serverapp.strategy import Strategy
+
+from recordstore.exceptions import InvalidTypeError, InvalidValueError
+from recordstore.flower.codec import Decoder, Encoder, Fingerprint, qualified_name
+from recordstore.flower.hooks import own_attributes
+from recordstore.flower.privacy import BEFORE_NOISE, OPTIMIZER_STATE, is_accountant, is_private
+from recordstore.tagged import to_text
+
+logger = logging.getLogger("recordstore")
+
+OWN = "state_dict()"
+"""Stands, among the attributes, for what a strategy itself says of its state."""
+
+SHOWN = 80
+"""Characters of a value that a message shows."""
+
+
+def has_state_dict(thing: object) -> bool:
+    """Return whether an object tells its state and takes it back, as those of PyTorch do."""
+    return all(callable(getattr(thing, name, None)) for name in ("state_dict", "load_state_dict"))
+
+
+def strategy_tree(strategy: Any) -> list[tuple[str, Any]]:
+    """Return a strategy and those that it wraps, however deep, each with the path that leads to it."""
+    found: list[tuple[str, Any]] = [("", strategy)]
+    for path, outer in found:
+        for name, value in own_attributes(outer).items():
+            if _is_strategy(value) and all(value is not other for _, other in found):
+                found.append((f"{path}{name}.", value))
+    return found
+
+
+class StrategyState:
+    """The attributes of a strategy and of those that it wraps.
+
+    Parameters
+    ----------
+    strategy
+        The outermost one, fresh: how it is now counts as its hyper-parameters.
+    store_unnoised
+        Keep what strategies inside a differential-privacy wrapper remember.
+    """
+
+    def __init__(self, strategy: Any, *, store_unnoised: bool) -> None:
+        self._store_unnoised = store_unnoised
+        self._reported: set[str] = set()
+        self._members = [_Member(path, one) for path, one in strategy_tree(strategy)]
+        inside = False
+        for member in self._members:
+            member.inside_noise = inside
+            inside = inside or is_private(member.strategy)
+        for member in self._members:
+            if member.inside_noise:
+                _refuse_optimizer(member, store_unnoised=store_unnoised)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Return classes and hyper-parameters, for JSON."""
+        return [
+            {"path": member.path, "class": qualified_name(type(member.strategy)), "hyperparameters": member.fixed}
+            for member in self._members
+        ]
+
+    def capture(self, encoder: Encoder) -> dict[str, Any]:
+        """Return by path and attribute what has changed, for JSON; report what cannot be kept.
+
+        Raises
+        ------
+        InvalidValueError
+            A strategy inside a differential-privacy wrapper has changed, and that may not be stored.
+        """
+        return {member.path: self._capture(member, encoder) for member in self._members}
+
+    def restore(self, saved: dict[str, Any], decoder: Decoder) -> None:
+        """Set the attributes as they were captured."""
+        for member in self._members:
+            member.restore(saved.get(member.path, {}), decoder)
+
+    def differences(self, stored: list[dict[str, Any]]) -> list[str]:
+        """Return in which classes and hyper-parameters the strategy differs from a stored description."""
+        theirs = {item["path"]: item for item in stored}
+        ours = {item["path"]: item for item in self.describe()}
+        found = []
+        for path in sorted(theirs | ours):
+            one, other = theirs.get(path), ours.get(path)
+            if one is None or other is None or one["class"] != other["class"]:
+                classes = [item["class"] if item else "nothing" for item in (one, other)]
+                found.append(f"{path.rstrip('.') or 'the strategy'}: {classes[0]} stored, {classes[1]} now")
+            else:
+                found += _compare(path, one["hyperparameters"], other["hyperparameters"])
+        return found
+
+    def _capture(self, member: "_Member", encoder: Encoder) -> dict[str, Any]:
+        changed: dict[str, Any] = {}
+        for name, value in member.attributes():
+            if member.inside_noise and name in BEFORE_NOISE:
+                continue
+            try:
+                data = member.changed(name, value, encoder)
+            except InvalidTypeError as error:
+                self._report(member, name, value, error)
+                continue
+            if data is not None:
+                changed[name] = data
+        if gone := sorted(member.begin.keys() - dict(member.attributes()).keys()):
+            changed[""] = gone
+        if changed and member.inside_noise and not self._store_unnoised:
+            raise InvalidValueError(
+                f"{member.path}{next(iter(changed)) or gone[0]} changed inside a differential-privacy wrapper: it "
+                "comes from aggregates without noise and is stored only with Checkpointer(store_unnoised_state=True)"
+            )
+        return changed
+
+    def _report(self, member: "_Member", name: str, value: object, error: Exception) -> None:
+        """Say once that an attribute has changed and will not be restored."""
+        label = f"{member.path}{name}"
+        if label not in self._reported and member.has_changed(name, value):
+            self._reported.add(label)
+            logger.warning(
+                "The attribute %r of the strategy has changed and is not part of the checkpoints: %s. A resumed run "
+                "begins with its first value; give the strategy state_dict() and load_state_dict() to keep it.",
+                label,
+                error,
+            )
+
+
+class _Member:
+    """One strategy of the tree, and how it was at the beginning."""
+
+    def __init__(self, path: str, strategy: Any) -> None:
+        self.path = path
+        self.strategy = strategy
+        self.inside_noise = False
+        self.fixed: dict[str, Any] = {}
+        self.begin: dict[str, str] = {}
+        self._with_arrays: set[str] = set()
+        for name, value in self.attributes():
+            whole = Fingerprint().encode_whole(value, name)
+            self.fixed[name] = {"$object": qualified_name(type(value))} if has_state_dict(value) else whole
+            self.begin[name] = _mark(value)
+            if _holds_arrays(value, name):
+                self._with_arrays.add(name)
+        self.fixed.pop(OWN, None)
+
+    def attributes(self) -> Iterator[tuple[str, Any]]:
+        """Yield names and values, but for wrapped strategies, which are members of their own."""
+        for name, value in own_attributes(self.strategy).items():
+            if not _is_strategy(value) and not is_accountant(name, value):
+                yield name, value
+        if has_state_dict(self.strategy):
+            yield OWN, self.strategy.state_dict()
+
+    def changed(self, name: str, value: Any, encoder: Encoder) -> Any | None:
+        """Return an attribute for JSON, None if it is as at the beginning."""
+        before = len(encoder.arrays)
+        label = f"{self.path}{name}"
+        if has_state_dict(value):
+            data = {"$state_dict": encoder.encode(value.state_dict(), label)}
+        else:
+            data = encoder.encode(value, label)
+        arrays = list(encoder.arrays)[before:]
+        if name in self.begin and (not arrays or name in self._with_arrays) and not self.has_changed(name, value):
+            for array in arrays:
+                del encoder.arrays[array]
+            return None
+        return data
+
+    def has_changed(self, name: str, value: Any) -> bool:
+        """Return whether an attribute is not as at the beginning."""
+        return self.begin.get(name) != _mark(value)
+
+    def restore(self, saved: dict[str, Any], decoder: Decoder) -> None:
+        """Set the attributes that had changed."""
+        for name, data in saved.items():
+            if name == "":
+                for gone in data:
+                    vars(self.strategy).pop(gone, None)
+            elif name == OWN:
+                self.strategy.load_state_dict(decoder.decode(data))
+            elif isinstance(data, dict) and list(data) == ["$state_dict"]:
+                getattr(self.strategy, name).load_state_dict(decoder.decode(data["$state_dict"]))
+            else:
+                setattr(self.strategy, name, decoder.decode(data))
+
+
+def _is_strategy(value: object) -> bool:
+    return isinstance(value, (Strategy, LegacyStrategy))
+
+
+def _holds_arrays(value: Any, name: str) -> bool:
+    encoder = Encoder()
+    try:
+        encoder.encode(value.state_dict() if has_state_dict(value) else value, name)
+    except InvalidTypeError:
+        return False
+    return bool(encoder.arrays)
+
+
+def _mark(value: Any) -> str:
+    """Return a text that is another one after a change: of a value, of a state, of the fields of any other object."""
+    fingerprint = Fingerprint()
+    if has_state_dict(value):
+        value = value.state_dict()
+    whole = fingerprint.encode_whole(value, "value")
+    if isinstance(whole, dict) and "$object" in whole and not callable(value):
+        parts = value if isinstance(value, (list, tuple)) else getattr(value, "__dict__", {}).items()
+        whole["parts"] = [fingerprint.encode_whole(part, "part") for part in parts]
+    return to_text(whole)
+
+
+def _compare(path: str, stored: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    return [
+        f"{path}{name}: {_show(stored, name)} stored, {_show(now, name)} now"
+        for name in sorted(stored.keys() | now.keys())
+        if to_text(stored.get(name, {"$missing": 0})) != to_text(now.get(name, {"$missing": 0}))
+    ]
+
+
+def _show(values: dict[str, Any], name: str) -> str:
+    if name not in values:
+        return "nothing"
+    value = values[name]
+    is_object = isinstance(value, dict) and list(value) == ["$object"]
+    text = str(value["$object"]) if is_object else to_text(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def _refuse_optimizer(member: _Member, *, store_unnoised: bool) -> None:
+    """Refuse, before the first round, a strategy inside a wrapper that is known to remember what has no noise."""
+    name, known = type(member.strategy).__name__, sorted(OPTIMIZER_STATE & member.begin.keys())
+    if "initial_parameters" in member.begin and "momentum_vector" in known:
+        raise InvalidValueError(
+            f"the legacy {name} inside a differential-privacy wrapper goes on from its model before noise, which is "
+            "never stored: such a training cannot be resumed; use FedAvg inside the wrapper"
+        )
+    if known and not store_unnoised:
+        raise InvalidValueError(
+            f"{name} inside a differential-privacy wrapper remembers aggregates without noise ({', '.join(known)}): "
+            "they are stored, and the run can be resumed, with Checkpointer(..., store_unnoised_state=True) only"
+        )
