@@ -62,7 +62,7 @@ def record_digest(arrays: bytes | memoryview) -> bytes:
     return blake3(_u64(len(arrays) // DIGEST_SIZE), derive_key_context=_RECORD).update(arrays).digest()
 
 
-def checkpoint_digest(state: str, arrays: bytes | memoryview) -> bytes:
-    """Return the digest of a checkpoint from its JSON text and the digests of the arrays of its parts."""
-    head = _text(state) + _u64(len(arrays) // DIGEST_SIZE)
+def checkpoint_digest(record: bytes, state: str, arrays: bytes | memoryview) -> bytes:
+    """Return the digest of a checkpoint: of its record's, its JSON text and those of the arrays of its parts."""
+    head = record + _text(state) + _u64(len(arrays) // DIGEST_SIZE)
     return blake3(head, derive_key_context=_CHECKPOINT).update(arrays).digest()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import bindparam, delete, insert, select
 from sqlalchemy.orm import Session
 
 from recordstore.blobs import NO_SYNC
@@ -18,6 +18,12 @@ HistoryText = tuple[int, str, str]
 """Round, source, and the values as tagged JSON text."""
 
 
+_KEY = ("run", "round", "source")
+_DELETE = delete(HistoryRow.__table__).where(  # type: ignore[arg-type]
+    *(getattr(HistoryRow, name) == bindparam(f"old_{name}") for name in _KEY)
+)
+
+
 class HistoryRepository:
     """What was reported of rounds, within the transaction of a session, which it never commits."""
 
@@ -27,13 +33,12 @@ class HistoryRepository:
     def add(self, run: str, entries: Iterable[HistoryText]) -> None:
         """Write entries; one of the same round and source is replaced: the round was done again."""
         newest = {(round_, source): values for round_, source, values in entries}
-        for number in {round_ for round_, _ in newest}:
-            sources = [source for round_, source in newest if round_ == number]
-            before = delete(HistoryRow).where(HistoryRow.run == run, HistoryRow.round == number)
-            self._session.execute(before.where(HistoryRow.source.in_(sources)), execution_options=NO_SYNC)
         rows = [{"run": run, "round": key[0], "source": key[1], "values": values} for key, values in newest.items()]
-        if rows:
-            self._session.connection().execute(insert(HistoryRow.__table__), rows)  # type: ignore[arg-type]
+        if not rows:
+            return
+        connection = self._session.connection()
+        connection.execute(_DELETE, [{f"old_{name}": row[name] for name in _KEY} for row in rows])
+        connection.execute(insert(HistoryRow.__table__), rows)  # type: ignore[arg-type]
 
     def of(self, run: str, source: str | None) -> list[HistoryEntry]:
         """Return the entries of a run by round and source.
@@ -55,11 +60,11 @@ class HistoryRepository:
         self._session.execute(stale, execution_options=NO_SYNC)
 
 
-def _entry(run: str, round_: int, source: str, text: str) -> HistoryEntry:
+def _entry(run: str, round_: object, source: object, text: str) -> HistoryEntry:
     try:
         values = loads(text)
     except (ValueError, TypeError, LookupError, RecursionError):
         values = None
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not isinstance(round_, int) or not isinstance(source, str):
         raise CorruptRecordError(f"the history of run {run!r}, round {round_}, {source!r}, cannot be understood")
     return HistoryEntry(round_, source, values)

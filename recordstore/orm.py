@@ -104,7 +104,7 @@ class RecordRow(Base):
 
     ``run`` and ``round`` are set when it is published and cleared when it is deleted: neither a dead writer nor a slow
     delete keeps a name from being used. ``checkpoint`` is JSON text: the state of what made the arrays, with which it
-    can go on. It is read by those who resume only.
+    can go on; the last column, since it may be long, and read by those who resume only.
     """
 
     __tablename__ = "record"
@@ -131,8 +131,8 @@ class RecordRow(Base):
     digest: Mapped[bytes | None] = mapped_column(LargeBinary)
     writer: Mapped[str] = mapped_column(Text)
     touched_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    checkpoint: Mapped[str | None] = mapped_column(Text, deferred=True)
     checkpoint_digest: Mapped[bytes | None] = mapped_column(LargeBinary)
+    checkpoint: Mapped[str | None] = mapped_column(Text, deferred=True)
 
 
 class BlobRow(Base):

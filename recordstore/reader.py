@@ -134,7 +134,11 @@ class Reader:
             sizes = _sizes(session, arrays)
         if text is None and record.checkpoint_digest is None and not arrays:
             return None
-        if not isinstance(text, str) or checkpoint_digest(text, _array_digests(arrays)) != record.checkpoint_digest:
+        if (
+            not isinstance(text, str)
+            or not isinstance(record.digest, bytes)
+            or checkpoint_digest(record.digest, text, _array_digests(arrays)) != record.checkpoint_digest
+        ):
             raise CorruptRecordError(f"the checkpoint of record {record.id} is not the one that was saved")
         return text, Listing(record.id, arrays, sizes)
 

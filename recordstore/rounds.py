@@ -19,7 +19,7 @@ from recordstore.inputs import Input
 from recordstore.reader import Listing, Reader
 from recordstore.refs import parse_ref
 from recordstore.tagged import dumps, to_text
-from recordstore.validation import check_metrics, check_round, check_run, check_text
+from recordstore.validation import check_bool, check_metadata, check_metrics, check_round, check_run, check_text
 from recordstore.writer import Writer
 
 STATE = "state"
@@ -33,7 +33,7 @@ class Checkpoint:
     Attributes
     ----------
     state
-        Anything that JSON can hold.
+        Anything that equals its own JSON round trip.
     arrays
         Arrays that the state refers to by their names. Saved, they may be ndarrays or tensors too; loaded, they are an
         :class:`~recordstore.ArrayRecord`.
@@ -87,14 +87,16 @@ class RoundKeeper(Catalog):
         ({'step': 7}, array([0.1, 0.1]))
         """
         self._check_writable()
-        name = check_run(run)
+        if not isinstance(checkpoint, Checkpoint):
+            raise InvalidTypeError(f"checkpoint must be a Checkpoint, not {type(checkpoint).__name__}")
+        name = _require_run(run)
         draft = Draft(
             run=name,
-            round=check_round(round, name),
+            round=_require_round(round, name),
             metrics=check_metrics(metrics),
-            checkpoint=to_text(checkpoint.state),
+            checkpoint=to_text(check_metadata(checkpoint.state, "the state of a checkpoint")),
             history=_encode_history(history),
-            new_run=new_run,
+            new_run=check_bool("new_run", new_run),
         )
         return self._write(draft, Input(record, keep=True), Input(checkpoint.arrays, keep=True, part=STATE))
 
@@ -176,15 +178,26 @@ def _require_run(run: object) -> str:
     return name
 
 
-def _encode_history(entries: Iterable[HistoryEntry]) -> tuple[HistoryText, ...]:
-    return tuple(_encode_entry(*entry) for entry in entries)
-
-
-def _encode_entry(round_: int, source: str, values: Mapping[str, Any]) -> HistoryText:
-    number = check_round(round_, "any")
+def _require_round(round_: object, run: str) -> int:
+    number = check_round(round_, run)
     if number is None:
-        raise InvalidTypeError("an entry of the history needs a round, not None")
-    return number, check_text("source", source), dumps(dict(values))
+        raise InvalidTypeError("round must be an int, not None")
+    return number
+
+
+def _encode_history(entries: Any) -> tuple[HistoryText, ...]:
+    if isinstance(entries, str) or not isinstance(entries, Iterable):
+        raise InvalidTypeError(f"history must be a sequence of HistoryEntry, not {type(entries).__name__}")
+    return tuple(_encode_entry(entry) for entry in entries)
+
+
+def _encode_entry(entry: Any) -> HistoryText:
+    if not isinstance(entry, tuple) or len(entry) != len(HistoryEntry._fields):
+        raise InvalidTypeError(f"an entry of the history must be a HistoryEntry, not {type(entry).__name__}")
+    round_, source, values = entry
+    if not isinstance(values, Mapping):
+        raise InvalidTypeError(f"the values of an entry of the history must be a mapping, not {type(values).__name__}")
+    return _require_round(round_, "any"), check_text("source", source), dumps(dict(values))
 
 
 def _parse(text: str, listing: Listing) -> Any:

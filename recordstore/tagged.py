@@ -10,13 +10,14 @@ it lacks becomes an object of one key that begins with ``$``::
     {7: 1}         {"$dict": [[7, 1]]}                 likewise $ordered (OrderedDict) and $counter (Counter)
     np.float32(1)  {"$scalar": ["<f4", "0000803f"]}    dtype and bytes of a NumPy scalar, in hexadecimal
 
-All others are plain JSON, ``1.0`` with its point. Nothing else is taken, subclasses included: what came back would be
-another type.
+All others are plain JSON, ``1.0`` with its point. Nothing else is taken: no subclasses, since another type would come
+back; no texts with both halves of a surrogate pair, which JSON joins; nothing nested beyond :data:`MAX_DEPTH`.
 """
 
 import base64
 import json
 import math
+import re
 import struct
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from recordstore.exceptions import InvalidTypeError, InvalidValueError
+from recordstore.validation import depth
 
 MAX_EXACT_INT = 2**53
 """From here on a reader that takes numbers for doubles, as JavaScript does, loses digits."""
@@ -32,8 +34,13 @@ MAX_EXACT_INT = 2**53
 LONG_BYTES = 1024
 """From here on bytes are handed to the caller's encoder, if there is one: they would swell by a third."""
 
-SCALAR_KINDS = "biufcmMSU"
-"""Kinds of NumPy dtypes whose scalars are their bytes and nothing else."""
+MAX_DEPTH = 150
+"""Levels of JSON: what was written has to be readable wherever in a deep stack the reader is called."""
+
+SCALARS = re.compile(r"\|b1|\|[iu]1|<[iu][248]|<f[248]|<c(8|16)|<[mM]8\[\d*\w+\]|<U\d+|\|S\d+")
+"""Dtypes of NumPy's scalars that are their bytes and nothing else, on every machine."""
+
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 
 Encoder = Callable[[Any], Any]
 """Encodes what this module does not know, or raises :class:`InvalidTypeError`."""
@@ -72,20 +79,21 @@ def to_text(data: Any) -> str:
 
 
 def encode(value: Any, other: Encoder | None = None) -> Any:
-    """Return data for JSON that stands for a value; ``other`` encodes what is unknown here."""
-    kind = type(value)
-    if kind in _ATOMS and not (other and kind is bytes and len(value) >= LONG_BYTES):
-        return _ATOMS[kind](value)
-    if kind is list:
-        return [encode(item, other) for item in value]
-    if kind in _COLLECTIONS:
-        items = [encode(item, other) for item in value]
-        return {_COLLECTIONS[kind]: items if kind is tuple else sorted(items, key=to_text)}
-    if kind in _MAPPINGS:
-        return _encode_dict(value, other)
-    if isinstance(value, np.generic) and value.dtype.kind in SCALAR_KINDS:
-        return {"$scalar": [value.dtype.str, value.tobytes().hex()]}
-    return (other or _refuse)(value)
+    """Return data for JSON that stands for a value; ``other`` encodes what is unknown here.
+
+    Raises
+    ------
+    InvalidTypeError
+        A part of the value is unknown to both, or it is nested too deep.
+    """
+    try:
+        data = _encode(value, other)
+        levels = depth(data)
+    except RecursionError:
+        levels = MAX_DEPTH + 1
+    if levels > MAX_DEPTH:
+        raise InvalidTypeError(f"a value that is nested more than {MAX_DEPTH} levels deep cannot be kept as JSON")
+    return data
 
 
 def decode(data: Any, other: Decoder | None = None) -> Any:
@@ -100,11 +108,38 @@ def decode(data: Any, other: Decoder | None = None) -> Any:
     return _decode_tag(tag, data[tag], other)
 
 
+def _encode(value: Any, other: Encoder | None) -> Any:
+    kind = type(value)
+    if kind in _ATOMS and not (other and kind is bytes and len(value) >= LONG_BYTES):
+        return _ATOMS[kind](value)
+    if kind is list:
+        return [_encode(item, other) for item in value]
+    if kind in _COLLECTIONS:
+        items = [_encode(item, other) for item in value]
+        return {_COLLECTIONS[kind]: items if kind is tuple else sorted(items, key=to_text)}
+    if kind in _MAPPINGS:
+        return _encode_dict(value, other)
+    if isinstance(value, np.generic) and (parts := _scalar_parts(value)):
+        return {"$scalar": parts}
+    return (other or _refuse)(value)
+
+
 def _encode_dict(value: dict[Any, Any], other: Encoder | None) -> Any:
     plain = type(value) is dict and all(type(key) is str and not key.startswith("$") for key in value)
     if plain:
-        return {key: encode(item, other) for key, item in value.items()}
-    return {_MAPPINGS[type(value)]: [[encode(key, other), encode(item, other)] for key, item in value.items()]}
+        return {_encode_str(key): _encode(item, other) for key, item in value.items()}
+    return {_MAPPINGS[type(value)]: [[_encode(key, other), _encode(item, other)] for key, item in value.items()]}
+
+
+def _scalar_parts(value: np.generic) -> list[str] | None:
+    """Return dtype and bytes of a scalar, None for one of another dtype or of a subclass."""
+    if type(value) is np.str_:  # for these two NumPy drops NULs at the end
+        return [f"<U{len(value)}", str.__str__(value).encode("utf-32-le", "surrogatepass").hex()]
+    if type(value) is np.bytes_:
+        return [f"|S{len(value)}", bytes(value).hex()]
+    name = value.dtype.str
+    is_plain = SCALARS.fullmatch(name) is not None and np.dtype(name).type is type(value)
+    return [name, value.tobytes().hex()] if is_plain else None
 
 
 def _decode_tag(tag: str, content: Any, other: Decoder | None) -> Any:
@@ -122,6 +157,12 @@ def _refuse(value: Any) -> Any:
 
 
 def _unchanged(value: Any) -> Any:
+    return value
+
+
+def _encode_str(value: str) -> str:
+    if not value.isascii() and _PAIR.search(value):
+        raise InvalidTypeError("a text with a surrogate pair in two halves cannot be kept as JSON")
     return value
 
 
@@ -146,22 +187,27 @@ def _special(value: float) -> str:
 def _from_special(text: str) -> float:
     if text in {"nan", "inf", "-inf"}:
         return float(text)
-    (value,) = struct.unpack(">d", bytes.fromhex(text))
+    packed = bytes.fromhex(text)
+    if len(packed) != len(_NAN):
+        raise InvalidValueError(f"{text!r} is no float")
+    (value,) = struct.unpack(">d", packed)
     return float(value)
 
 
-def _scalar(dtype: str, data: str) -> Any:
-    kind = np.dtype(dtype)
-    if kind.kind not in SCALAR_KINDS:
-        raise InvalidValueError(f"the dtype {dtype!r} has no scalars that are plain bytes")
-    return np.frombuffer(bytes.fromhex(data), kind)[0] if kind.itemsize else kind.type()
+def _scalar(name: str, text: str) -> Any:
+    data = bytes.fromhex(text)
+    if not SCALARS.fullmatch(name) or len(data) != np.dtype(name).itemsize:
+        raise InvalidValueError(f"{name!r} with {len(data)} bytes is no scalar")
+    if name[1] == "U":
+        return np.str_(data.decode("utf-32-le", "surrogatepass"))
+    return np.bytes_(data) if name[1] == "S" else np.frombuffer(data, name)[0]
 
 
 _NAN = struct.pack(">d", math.nan)
 _ATOMS: dict[type, Callable[[Any], Any]] = {
     type(None): _unchanged,
     bool: _unchanged,
-    str: _unchanged,
+    str: _encode_str,
     int: _encode_int,
     float: _encode_float,
     bytes: _encode_bytes,

@@ -160,8 +160,8 @@ def _check_metric(name: str, value: object) -> float:
     return number
 
 
-def check_metadata(metadata: object) -> Any:
-    """Return metadata that equals its own JSON round trip.
+def check_metadata(metadata: object, what: str = "metadata") -> Any:
+    """Return a copy of metadata that equals its own JSON round trip.
 
     Raises
     ------
@@ -173,20 +173,21 @@ def check_metadata(metadata: object) -> Any:
     try:
         copy = json.loads(json.dumps(metadata, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidTypeError(f"metadata must be JSON-able (dict, list, str, numbers, bool, None): {error}") from error
-    if _depth(copy) > MAX_DEPTH:
-        raise InvalidTypeError(f"metadata must not be nested more than {MAX_DEPTH} levels deep")
+        raise InvalidTypeError(f"{what} must be JSON-able (dict, list, str, numbers, bool, None): {error}") from error
+    if depth(copy) > MAX_DEPTH:
+        raise InvalidTypeError(f"{what} must not be nested more than {MAX_DEPTH} levels deep")
     if copy != metadata:
-        raise InvalidTypeError("metadata must equal its JSON round trip: lists for tuples, str for keys")
+        raise InvalidTypeError(f"{what} must equal its JSON round trip: lists for tuples, str for keys")
     return copy
 
 
-def _depth(value: Any) -> int:
-    depth, level = 0, [value]
+def depth(value: Any) -> int:
+    """Return the levels of nesting of JSON data, 1 for a number."""
+    levels, level = 0, [value]
     while level:
-        depth += 1
+        levels += 1
         members = [
             item.values() if isinstance(item, dict) else item for item in level if isinstance(item, (dict, list))
         ]
         level = [member for group in members for member in group]
-    return depth
+    return levels

@@ -207,9 +207,10 @@ class Writer:
         end = self._count * DIGEST_SIZE  # the arrays of the record come first, those of its checkpoint behind
         digests = memoryview(self._arrays.joined)
         arrays, parts = digests[:end], digests[end:]
-        content: dict[str, Any] = {"array_count": self._count, "nbytes": self._nbytes, "digest": record_digest(arrays)}
+        digest = record_digest(arrays)
+        content: dict[str, Any] = {"array_count": self._count, "nbytes": self._nbytes, "digest": digest}
         if self._draft.checkpoint is not None:
-            content["checkpoint_digest"] = checkpoint_digest(self._draft.checkpoint, parts)
+            content["checkpoint_digest"] = checkpoint_digest(digest, self._draft.checkpoint, parts)
         drafts.publish(self._id, self._token, self._draft, **content)
 
     def _known_heads(self, heads: Heads) -> Heads:

@@ -26,8 +26,8 @@ TINY = ArrayRecord(
 CHUNK_DIGEST = "07d4aeb77798e9208b2131da4ef0aeac15022b421bac6af1305d311d13263ea3"
 BLOB_DIGEST = "6d3d51cd89da13eee3f7247d117df53d68991805ee10ed9a05d85b0252e92c37"
 RECORD_DIGEST = "b581596c81a7123bc2f427b00e280e380baa6a36587137d6de6a1e62a50e9389"
-CHECKPOINT_DIGEST = "2689742dab3f95855d3e28fc768b57d4ee198716dca43c7460a755ead74d09dd"
-EMPTY_CHECKPOINT_DIGEST = "dc34cca16aceb373b4984dc63e1f069ddc0c6470bf7650b9910263808ced1db1"
+CHECKPOINT_DIGEST = "a22e5932623c99fa34ed8f9417921b8f831e8fe8c8f8dad9ded02a0aab12d96c"
+EMPTY_CHECKPOINT_DIGEST = "de7d888a59b66172039bde7234e8a843aba0891409b1b29daf25a421ddedda04"
 EMPTY_RECORD_DIGEST = "e54b4eaa196653973e8a322d74f4e3149c52db5a081d0efa1f8a2864f1dc2a39"
 
 
@@ -54,13 +54,15 @@ def digest_of_record(arrays: list[tuple[str, str, str, str, bytes]]) -> bytes:
     return blake3(body, derive_key_context="recordstore schema 1 record").digest()
 
 
-def digest_of_checkpoint(state: str, first: int, arrays: list[tuple[str, str, str, str, str, bytes]]) -> bytes:
-    """``first`` is the number of the arrays of the record, behind which those of the checkpoint come."""
+def digest_of_checkpoint(
+    record: str, state: str, first: int, arrays: list[tuple[str, str, str, str, str, bytes]]
+) -> bytes:
+    """``record`` is the digest of the record, ``first`` the number of its arrays: those of the checkpoint come behind."""
     digests = []
     for position, (part, name, dtype, shape, stype, data) in enumerate(arrays, first):
         body = u64(position) + text(part) + text(name) + text(dtype) + text(shape) + text(stype) + digest_of_blob(data)
         digests.append(blake3(body, derive_key_context="recordstore schema 2 array").digest())
-    body = text(state) + u64(len(arrays)) + b"".join(digests)
+    body = bytes.fromhex(record) + text(state) + u64(len(arrays)) + b"".join(digests)
     return blake3(body, derive_key_context="recordstore schema 2 checkpoint").digest()
 
 
@@ -93,8 +95,8 @@ def test_a_tiny_checkpoint_has_the_digest_that_it_always_had(file_store: RecordS
     file_store.save_checkpoint(TINY, Checkpoint(state, PARTS), run="r", round=1)
     file_store.save_checkpoint([], Checkpoint(None, {}), run="r", round=2)
     arrays = [("state", "w", "float32", "[2,1]", "raw", b"87654321"), ("state", "", "\u03b2", "[0]", "", b"")]
-    digest = digest_of_checkpoint('{"a":[1,0.5,"\\u03b2"]}', 2, arrays).hex()
-    empty = digest_of_checkpoint("null", 0, []).hex()
+    digest = digest_of_checkpoint(RECORD_DIGEST, '{"a":[1,0.5,"\\u03b2"]}', 2, arrays).hex()
+    empty = digest_of_checkpoint(EMPTY_RECORD_DIGEST, "null", 0, []).hex()
     assert (digest, empty) == (CHECKPOINT_DIGEST, EMPTY_CHECKPOINT_DIGEST)
     assert query("SELECT checkpoint, hex(checkpoint_digest), hex(digest), array_count, nbytes FROM record") == [
         ('{"a":[1,0.5,"\\u03b2"]}', CHECKPOINT_DIGEST.upper(), RECORD_DIGEST.upper(), 2, 8),
@@ -246,7 +248,7 @@ records = file.execute("SELECT id, round, digest, checkpoint, checkpoint_digest 
 for record, round_, digest, checkpoint, of_checkpoint in records.fetchall():
     assert keyed("1 record", digests(record, "part = ''")) == digest
     if checkpoint is not None:
-        assert keyed("2 checkpoint", text(checkpoint) + digests(record, "part != ''")) == of_checkpoint
+        assert keyed("2 checkpoint", digest + text(checkpoint) + digests(record, "part != ''")) == of_checkpoint
     print(round_, checkpoint and json.loads(checkpoint))
 for run, round_, source, values in file.execute('SELECT run, round, source, "values" FROM history'):
     print(run, round_, source, value(json.loads(values)))

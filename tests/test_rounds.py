@@ -518,6 +518,19 @@ def test_a_record_with_a_damaged_state_can_be_removed(full: RecordStore, path: P
     assert query("SELECT count(*) FROM array") == query("SELECT count(*) FROM blob") == [(0,)]
 
 
+def test_the_state_of_another_round_is_never_taken_for_that_of_this_one(file_store: RecordStore, query: Query) -> None:
+    for number in (1, 2):
+        moments = {"m": np.full(3, number)}
+        file_store.save_checkpoint([np.full(2, number)], Checkpoint({"step": number}, moments), run="r", round=number)
+    for column in ("checkpoint", "checkpoint_digest"):
+        query(f"UPDATE record SET {column} = (SELECT {column} FROM record WHERE round = 2)")
+    query("UPDATE array SET blob_id = (SELECT max(blob_id) FROM array WHERE part != '') WHERE part != ''")
+    assert file_store.load_checkpoint("r@2").state == {"step": 2}
+    with pytest.raises(CorruptRecordError):
+        file_store.load_checkpoint("r@1")
+    assert file_store.load("r@1")["0"].numpy().tolist() == [1, 1]
+
+
 def test_damage_is_told_with_the_record_and_the_array(full: RecordStore, query: Query) -> None:
     query(CHECKPOINTS["another state"].replace("id = 1", "id = 2").replace("':7', ':8'", "':8', ':7'"))
     with pytest.raises(CorruptRecordError, match="the checkpoint of record 2 is not the one that was saved"):
@@ -628,19 +641,19 @@ def test_a_bad_entry_is_refused_before_anything_is_written(
 
 
 CALLS: dict[str, Callable[[RecordStore], object]] = {
-    "history that is none": lambda store: store.add_history("r", None),  # type: ignore[arg-type]
-    "history of no run": lambda store: store.add_history(None, []),  # type: ignore[arg-type]
+    "history that is none": lambda store: store.add_history("r", None),
+    "history of no run": lambda store: store.add_history(None, []),
     "history of '@'": lambda store: store.add_history("a@b", []),
     "history of NUL": lambda store: store.add_history("\0", []),
-    "reading no run": lambda store: store.history(None),  # type: ignore[arg-type]
-    "reading a number": lambda store: store.history(7),  # type: ignore[arg-type]
-    "reading a source of bytes": lambda store: store.history("r", source=b"train"),  # type: ignore[arg-type]
-    "no run": lambda store: store.save_checkpoint(MODEL, Checkpoint(1, {}), run=None, round=1),  # type: ignore[arg-type]
-    "neither run nor round": lambda store: store.save_checkpoint(MODEL, Checkpoint(1, {}), run=None, round=None),  # type: ignore[arg-type]
-    "no round": lambda store: save(store, None),  # type: ignore[arg-type]
+    "reading no run": lambda store: store.history(None),
+    "reading a number": lambda store: store.history(7),
+    "reading a source of bytes": lambda store: store.history("r", source=b"train"),
+    "no run": lambda store: store.save_checkpoint(MODEL, Checkpoint(1, {}), run=None, round=1),
+    "neither run nor round": lambda store: store.save_checkpoint(MODEL, Checkpoint(1, {}), run=None, round=None),
+    "no round": lambda store: save(store, None),
     "a negative round": lambda store: save(store, -1),
-    "a round that is a text": lambda store: save(store, "1"),  # type: ignore[arg-type]
-    "no checkpoint": lambda store: store.save_checkpoint(MODEL, {"state": 1}, run="r", round=1),  # type: ignore[arg-type]
+    "a round that is a text": lambda store: save(store, "1"),
+    "no checkpoint": lambda store: store.save_checkpoint(MODEL, {"state": 1}, run="r", round=1),
     "a metric that is a text": lambda store: save(store, metrics={"m": "high"}),
     "history that is a number": lambda store: save(store, history=7),
     "new_run that is a text": lambda store: save(store, new_run="no"),

@@ -68,23 +68,27 @@ def version(path: Path) -> str:
     return str(text)
 
 
+TIME = "'2026-01-01 00:00:00.000000'"
+DRAFT = "INSERT INTO record (id, state, created_at, writer, touched_at"
+BLOB = "INSERT INTO blob (id, state, nbytes, head) VALUES"
+CHUNK = "INSERT INTO chunk (id, blob_id, seq, nbytes, digest, data) VALUES"
 LEFTOVERS = (
     # what others leave behind that are killed at work, or are at it right now
-    "INSERT INTO record (id, state, created_at, writer, touched_at) VALUES (20, 'writing', '2026-01-01 00:00:00.000000', 'w', '2026-01-01 00:00:00.000000')",
-    "INSERT INTO record (id, state, created_at, writer, touched_at, array_count, nbytes, digest) VALUES (21, 'deleting', '2026-01-01 00:00:00.000000', 'w', '2026-01-01 00:00:00.000000', 1, 2, zeroblob(32))",
-    "INSERT INTO blob (id, state, nbytes, head) VALUES (50, 'writing', 2000000, zeroblob(32)), (51, 'dead', 3, zeroblob(32))",
-    "INSERT INTO chunk (id, blob_id, seq, nbytes, digest, data) VALUES (60, 50, 0, 2, zeroblob(32), 'ab'), (61, 51, 0, 3, zeroblob(32), 'abc')",
+    f"{DRAFT}) VALUES (20, 'writing', {TIME}, 'w', {TIME})",
+    f"{DRAFT}, array_count, nbytes, digest) VALUES (21, 'deleting', {TIME}, 'w', {TIME}, 1, 2, zeroblob(32))",
+    f"{BLOB} (50, 'writing', 2000000, zeroblob(32)), (51, 'dead', 3, zeroblob(32))",
+    f"{CHUNK} (60, 50, 0, 2, zeroblob(32), 'ab'), (61, 51, 0, 3, zeroblob(32), 'abc')",
     "INSERT INTO array SELECT 20, 0, 'half', 'int8', '[2000000]', 'raw', 2000000, 50",
     "INSERT INTO array SELECT 20, 1, '', 'int8', '[2]', 'raw', nbytes, id FROM blob WHERE state = 'ready' LIMIT 1",
     "INSERT INTO array SELECT 21, 0, 'w', 'int8', '[2]', 'raw', nbytes, id FROM blob WHERE state = 'ready' LIMIT 1",
     "INSERT INTO metric VALUES (21, 'loss', NULL)",
     "UPDATE blob SET state = 'damaged' WHERE id = (SELECT max(blob_id) FROM array WHERE record_id = 2)",
     # the newest of all were removed: their ids are used up
-    "INSERT INTO record (id, state, created_at, writer, touched_at) VALUES (1000, 'writing', '', 'w', '')",
+    f"{DRAFT}) VALUES (1000, 'writing', '', 'w', '')",
     "DELETE FROM record WHERE id = 1000",
-    "INSERT INTO blob (id, state, nbytes, head) VALUES (2000, 'dead', 0, zeroblob(32))",
+    f"{BLOB} (2000, 'dead', 0, zeroblob(32))",
     "DELETE FROM blob WHERE id = 2000",
-    "INSERT INTO chunk (id, blob_id, seq, nbytes, digest, data) VALUES (3000, 51, 9, 0, zeroblob(32), x'')",
+    f"{CHUNK} (3000, 51, 9, 0, zeroblob(32), x'')",
     "DELETE FROM chunk WHERE id = 3000",
 )
 USED_UP = [("blob", 2000), ("chunk", 3000), ("record", 1000)]

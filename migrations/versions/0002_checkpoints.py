@@ -19,8 +19,8 @@ Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 def upgrade() -> None:
     """Give arrays a part and records a checkpoint, and create the history."""
-    op.add_column("record", sa.Column("checkpoint", sa.Text()))
     op.add_column("record", sa.Column("checkpoint_digest", sa.LargeBinary()))
+    op.add_column("record", sa.Column("checkpoint", sa.Text()))
     _make_array_anew(
         sa.Column("part", sa.Text(), server_default=sa.text("''"), nullable=False),
         unique=sa.UniqueConstraint("record_id", "part", "name", name="uq_array_record_id_part_name"),
@@ -41,8 +41,8 @@ def downgrade() -> None:
     op.drop_table("history")
     op.execute("DELETE FROM array WHERE part != ''")
     _make_array_anew(unique=sa.UniqueConstraint("record_id", "name", name="uq_array_record_id_name"))
-    op.drop_column("record", "checkpoint_digest")
     op.drop_column("record", "checkpoint")
+    op.drop_column("record", "checkpoint_digest")
 
 
 def _make_array_anew(*more: sa.Column[str], unique: sa.UniqueConstraint) -> None:

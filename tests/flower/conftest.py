@@ -1,5 +1,6 @@
 """What the tests with Flower share."""
 
+import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,8 @@ from recordstore import RecordStore
 def interpreters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Federations, Federations]]:
     """Two interpreters that fork federations, for the second to know nothing of the first, addresses and hashes too."""
     for package in ("flwr", "sklearn"):
-        pytest.importorskip(package, reason=f"{package} is not installed", exc_type=ImportError)
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (ENVIRONMENT | {"FLWR_HOME": str(tmp_path_factory.mktemp("flower"))}).items():
             patch.setenv(name, value)
