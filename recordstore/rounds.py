@@ -6,6 +6,7 @@ What adapters to a framework build on, such as :mod:`recordstore.flower`.
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from recordstore.arrayrecord import ArrayRecord
@@ -157,7 +158,7 @@ class RoundKeeper(Catalog):
     def _write(self, draft: Draft, *sources: Input) -> int:
         """Save the entries of sources, one behind the other, as one record; empty the sources that ask for it."""
         writer = Writer(self._database, self._pool, draft)
-        entries = (entry for source in sources for entry in source.entries())
+        entries = chain.from_iterable(source.entries() for source in sources)  # which holds none of them
         try:
             record_id = writer.save(entries, lazy=any(source.lazy for source in sources))
         finally:

@@ -30,6 +30,7 @@ from recordstore import (
     RecordNotFoundError,
     RecordStore,
 )
+from recordstore.digest import checkpoint_digest
 
 Query = Callable[..., list[tuple[Any, ...]]]
 
@@ -529,6 +530,14 @@ def test_the_state_of_another_round_is_never_taken_for_that_of_this_one(file_sto
     with pytest.raises(CorruptRecordError):
         file_store.load_checkpoint("r@1")
     assert file_store.load("r@1")["0"].numpy().tolist() == [1, 1]
+
+
+def test_a_crafted_state_that_is_no_json_is_damage(file_store: RecordStore, query: Query) -> None:
+    file_store.save_checkpoint([np.ones(2)], Checkpoint({}, {}), run="r", round=1)
+    digest = checkpoint_digest(bytes.fromhex(file_store.info("r@1").digest), "{", b"")
+    query("UPDATE record SET checkpoint = '{', checkpoint_digest = ?", digest)
+    with pytest.raises(CorruptRecordError, match="the checkpoint of record 1 is no JSON"):
+        file_store.load_checkpoint("r@1")
 
 
 def test_damage_is_told_with_the_record_and_the_array(full: RecordStore, query: Query) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from recordstore.exceptions import InvalidTypeError, InvalidValueError
+from recordstore.exceptions import InvalidValueError
 
 _MARK = "_recordstore_hook"
 _MISSING = object()
@@ -26,17 +26,10 @@ class Hooks:
 
         Raises
         ------
-        InvalidTypeError
-            The strategy takes no attributes.
         InvalidValueError
             A checkpointer is attached to it already.
         """
-        try:
-            attributes = vars(self._strategy)
-        except TypeError:
-            raise InvalidTypeError(
-                f"{type(self._strategy).__name__} has no __dict__ and takes no attributes; attach a subclass that does"
-            ) from None
+        attributes = vars(self._strategy)
         if any(is_hook(value) for value in attributes.values()):
             raise InvalidValueError("a checkpointer is attached to this strategy already")
         for name, method in self._methods.items():

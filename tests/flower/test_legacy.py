@@ -132,6 +132,22 @@ def test_an_interrupted_run_ends_as_one_that_was_not(memory: RecordStore, whole:
     assert sorted(set(asked)) == list(range(last + 1, 6)), "committed rounds ask nobody"
 
 
+def test_replies_are_sorted_by_client_unless_that_is_not_wanted(memory: RecordStore) -> None:
+    orders: dict[str, list[list[int]]] = {}
+
+    def noting(run_name: str) -> Any:
+        def note(replies: list[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
+            orders.setdefault(run_name, []).append([examples for examples, _ in replies])
+            return {}
+
+        return adam(fraction_fit=1.0, fit_metrics_aggregation_fn=note)
+
+    run(noting("sorted"), Checkpointer(memory, "sorted"))
+    run(noting("unsorted"), Checkpointer(memory, "unsorted", sort_replies=False))
+    assert orders["sorted"] == [[11, 5, 7, 9]] * 5, "by the text of the cid"
+    assert all(sorted(order) == [5, 7, 9, 11] for order in orders["unsorted"])
+
+
 def test_a_run_that_is_complete_asks_nobody(memory: RecordStore, whole: Any) -> None:
     run(adam(), Checkpointer(memory, "r"))
     assert run(adam(), Checkpointer(memory, "r")) == (whole, [])

@@ -7,6 +7,7 @@ import sqlite3
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +228,14 @@ def test_a_strategy_without_the_accountant_is_refused(memory: RecordStore) -> No
     start_accounted(Checkpointer(memory, "r"), accounted(), num_rounds=1)
     with pytest.raises(ResumeError, match="no accountant"):
         start_accounted(Checkpointer(memory, "r", strict=False), WRAPPERS["fixed, server side"](strategies.FedAvg()))
+
+
+def test_an_accountant_of_other_settings_is_refused(memory: RecordStore) -> None:
+    start_accounted(Checkpointer(memory, "r"), accounted(), num_rounds=1)
+    strategy = accounted()
+    strategy.accountant._config = replace(strategy.accountant.config, target_delta=1e-3)
+    with pytest.raises(ResumeError, match="privacy budget of run 'r' cannot go on"):
+        start_accounted(Checkpointer(memory, "r", strict=False), strategy)
 
 
 # What is stored
