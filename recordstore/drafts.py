@@ -25,7 +25,7 @@ class Draft:
     overwrite: bool = False
     checkpoint: str | None = None
     history: tuple[HistoryText, ...] = ()
-    new_run: bool = False
+    forget_after: int | None = None
 
 
 class DraftRepository:
@@ -108,8 +108,8 @@ class DraftRepository:
             self.set_tag(record_id, draft.run, tag)
         if draft.run is not None:
             history = HistoryRepository(self._session)
-            if draft.new_run:
-                history.forget(draft.run)
+            if draft.forget_after is not None:
+                history.forget(draft.run, after=draft.forget_after)
             history.add(draft.run, draft.history)
 
     def replace(self, old: int, new: int) -> None:

@@ -54,9 +54,9 @@ class HistoryRepository:
         rows = self._session.execute(query.order_by(HistoryRow.round, HistoryRow.source))
         return [_entry(run, *row) for row in rows]
 
-    def forget(self, run: str) -> None:
-        """Remove what an earlier run of this name has left, but for its privacy budget: that stays spent."""
-        stale = delete(HistoryRow).where(HistoryRow.run == run, HistoryRow.source != PRIVACY)
+    def forget(self, run: str, *, after: int) -> None:
+        """Remove what is there of later rounds than ``after``, but for the privacy budget: that stays spent."""
+        stale = delete(HistoryRow).where(HistoryRow.run == run, HistoryRow.round > after, HistoryRow.source != PRIVACY)
         self._session.execute(stale, execution_options=NO_SYNC)
 
 

@@ -20,7 +20,7 @@ from recordstore.inputs import Input
 from recordstore.reader import Listing, Reader
 from recordstore.refs import parse_ref
 from recordstore.tagged import dumps, to_text
-from recordstore.validation import check_bool, check_metadata, check_metrics, check_round, check_run, check_text
+from recordstore.validation import check_int, check_metadata, check_metrics, check_round, check_run, check_text
 from recordstore.writer import Writer
 
 STATE = "state"
@@ -56,7 +56,7 @@ class RoundKeeper(Catalog):
         round: int,  # noqa: A002 - the word of the field
         metrics: Mapping[str, float] | None = None,
         history: Iterable[HistoryEntry] = (),
-        new_run: bool = False,
+        forget_after: int | None = None,
     ) -> int:
         """Save the record of a round together with the state to go on from it, all visible at once or not at all.
 
@@ -68,8 +68,9 @@ class RoundKeeper(Catalog):
             The state. ``load``, ``stream``, ``info`` and the digest of the record do not concern it.
         history
             What was reported of this round and of earlier ones; an entry of the same round and source is replaced.
-        new_run
-            Forget what an earlier run of this name has left in the history, but for a privacy budget: that stays spent.
+        forget_after
+            Remove from the history what it has of later rounds than this, before ``history`` is written: what a lost
+            attempt has left, or with -1 another run of this name. A privacy budget stays spent.
 
         Returns
         -------
@@ -97,7 +98,7 @@ class RoundKeeper(Catalog):
             metrics=check_metrics(metrics),
             checkpoint=to_text(check_metadata(checkpoint.state, "the state of a checkpoint")),
             history=_encode_history(history),
-            new_run=check_bool("new_run", new_run),
+            forget_after=_check_forget(forget_after),
         )
         return self._write(draft, Input(record, keep=True), Input(checkpoint.arrays, keep=True, part=STATE))
 
@@ -142,8 +143,13 @@ class RoundKeeper(Catalog):
         with self._database.read() as session:
             return HistoryRepository(session).of(name, of_source)
 
-    def add_history(self, run: str, entries: Iterable[HistoryEntry]) -> None:
+    def add_history(self, run: str, entries: Iterable[HistoryEntry], *, forget_after: int | None = None) -> None:
         """Write what was reported of rounds, durably; an entry of the same round and source is replaced.
+
+        Parameters
+        ----------
+        run, entries, forget_after
+            As for :meth:`save_checkpoint`, where the entries are called ``history``.
 
         Raises
         ------
@@ -151,9 +157,12 @@ class RoundKeeper(Catalog):
             A value is something else than a number, text, bytes, None or lists, tuples and dicts of them.
         """
         self._check_writable()
-        name, checked = _require_run(run), _encode_history(entries)
+        name, checked, after = _require_run(run), _encode_history(entries), _check_forget(forget_after)
         with self._database.write() as session:
-            HistoryRepository(session).add(name, checked)
+            history = HistoryRepository(session)
+            if after is not None:
+                history.forget(name, after=after)
+            history.add(name, checked)
 
     def _write(self, draft: Draft, *sources: Input) -> int:
         """Save the entries of sources, one behind the other, as one record; empty the sources that ask for it."""
@@ -184,6 +193,10 @@ def _require_round(round_: object, run: str) -> int:
     if number is None:
         raise InvalidTypeError("round must be an int, not None")
     return number
+
+
+def _check_forget(round_: object) -> int | None:
+    return None if round_ is None else check_int("forget_after", round_)
 
 
 def _encode_history(entries: Any) -> tuple[HistoryText, ...]:

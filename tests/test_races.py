@@ -365,7 +365,7 @@ def test_a_round_that_is_overwritten_under_a_reader_is_the_old_or_the_new_one(
 def save_round(store: RecordStore, model: Arrays, by: str) -> int:
     """Save a checkpoint of the run ``r`` that tells whose it is."""
     entry = HistoryEntry(1, "train", {"by": by})
-    return store.save_checkpoint(model, Checkpoint(by, SHORT), run="r", round=1, history=[entry], new_run=True)
+    return store.save_checkpoint(model, Checkpoint(by, SHORT), run="r", round=1, history=[entry], forget_after=-1)
 
 
 def told(store: RecordStore) -> tuple[dict[str, bytes], Any, dict[str, bytes], list[HistoryEntry]]:

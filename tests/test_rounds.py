@@ -163,7 +163,7 @@ def test_equal_bytes_of_a_model_and_of_a_state_are_stored_once(file_store: Recor
 def test_a_record_of_a_round_that_is_taken_is_refused_with_its_history(store: RecordStore) -> None:
     save(store, history=[HistoryEntry(1, "train", {"loss": 1})])
     with pytest.raises(RecordExistsError):
-        save(store, model={"other": np.ones(1)}, history=[HistoryEntry(1, "train", {"loss": 2})], new_run=True)
+        save(store, model={"other": np.ones(1)}, history=[HistoryEntry(1, "train", {"loss": 2})], forget_after=-1)
     assert store.history("r") == [(1, "train", {"loss": 1})]
     assert store.load("r@1") == store.load(store.save(MODEL))
 
@@ -185,7 +185,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def save_large(store: RecordStore, **options: Any) -> int:
     """Save a checkpoint of a run that has had another life, in many batches."""
     history = [HistoryEntry(1, "train", {"loss": 2}), HistoryEntry(2, "train", {"loss": 1})]
-    return save(store, 2, model=LARGE_MODEL, arrays=LARGE_MOMENTS, history=history, new_run=True, **options)
+    return save(store, 2, model=LARGE_MODEL, arrays=LARGE_MOMENTS, history=history, forget_after=-1, **options)
 
 
 EARLIER = [HistoryEntry(1, "privacy", {"epsilon": 3}), HistoryEntry(9, "train", {"loss": 9})]
@@ -232,7 +232,7 @@ def test_a_checkpoint_that_fails_half_way_leaves_no_trace(file_store: RecordStor
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        save(file_store, 2, model=LARGE_MODEL, arrays=arrays(), new_run=True)
+        save(file_store, 2, model=LARGE_MODEL, arrays=arrays(), forget_after=-1)
     assert list(file_store) == []
     assert file_store.history("r") == EARLIER
     file_store.gc(grace=0)
@@ -415,7 +415,7 @@ def test_a_new_run_forgets_the_history_of_an_earlier_one_but_not_its_privacy_bud
     save(store, 0, history=[HistoryEntry(0, "server", {"loss": 9})])
     assert len(store.history("r")) == 4, "only if it is said to be new"
     store.delete("r@0")
-    save(store, 0, history=[HistoryEntry(0, "server", {"loss": 8})], new_run=True)
+    save(store, 0, history=[HistoryEntry(0, "server", {"loss": 8})], forget_after=-1)
     assert store.history("r") == [(0, "server", {"loss": 8}), (3, "privacy", {"epsilon": 2})]
     assert len(store.history("other")) == 3
 
@@ -642,7 +642,7 @@ def test_a_bad_entry_is_refused_before_anything_is_written(
     entries = [HistoryEntry(1, "train", {"a": 2}), ENTRIES[what]]
     for call in (
         lambda: file_store.add_history("r", entries),
-        lambda: save(file_store, history=entries, new_run=True),
+        lambda: save(file_store, history=entries, forget_after=-1),
     ):
         with pytest.raises((InvalidTypeError, InvalidValueError)):
             call()
@@ -665,7 +665,7 @@ CALLS: dict[str, Callable[[RecordStore], object]] = {
     "no checkpoint": lambda store: store.save_checkpoint(MODEL, {"state": 1}, run="r", round=1),
     "a metric that is a text": lambda store: save(store, metrics={"m": "high"}),
     "history that is a number": lambda store: save(store, history=7),
-    "new_run that is a text": lambda store: save(store, new_run="no"),
+    "a round to forget after that is a text": lambda store: save(store, forget_after="no"),
     "NaN in the state": lambda store: save(store, state={"a": [math.nan]}),
     "a set in the state": lambda store: save(store, state={"a": {1}}),
     "an object in the state": lambda store: save(store, state=Anything()),

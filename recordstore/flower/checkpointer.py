@@ -201,7 +201,7 @@ class Checkpointer:
                 return checkpointer.legacy(components)
         """
         server = getattr(components, "server", None)
-        strategy = getattr(components, "strategy", None) or getattr(server, "strategy", None)
+        strategy = getattr(components if server is None else server, "strategy", None)  # as Flower chooses
         if not isinstance(strategy, LegacyStrategy):
             raise InvalidTypeError("components need a strategy of flwr.server.strategy")
         config = getattr(components, "config", None)
@@ -212,14 +212,14 @@ class Checkpointer:
 
 
 def _check_resume(resume: object) -> str:
-    if resume not in {"auto", "must", "never"}:
+    if not isinstance(resume, str) or resume not in {"auto", "must", "never"}:
         raise InvalidValueError(f"resume must be 'auto', 'must' or 'never', not {resume!r:.80}")
     return str(resume)
 
 
 def _by_name(extra_state: Mapping[str, Any] | Iterable[Any]) -> dict[str, Any]:
     if isinstance(extra_state, Mapping):
-        return {check_text("a name in extra_state", name): one for name, one in extra_state.items()}
+        return {check_text("a name in extra_state", name, limit=200): one for name, one in extra_state.items()}
     if not isinstance(extra_state, Iterable):
         raise InvalidTypeError(
             f"extra_state must be a mapping of names to objects, or a sequence, not {type(extra_state).__name__}"

@@ -6,8 +6,9 @@ checkpoint, which the JSON names, and what has a type of its own becomes one of 
     $array     an ndarray                $tensor        a torch.Tensor
     $long      bytes of 1 KiB and more   $ArrayRecord   [[key, array], ...]
     $ConfigRecord, $MetricRecord         their items    $Parameters    [tensor_type, [array, ...]]
-    $Random    state of random.Random    $Generator     state of numpy.random.Generator
-    $state_dict   of an object that has one, into which it is loaded
+    $Random    state of random.Random    $Generator, $RandomState   state of those of numpy.random
+
+An attribute with ``state_dict()`` is written as ``$state_dict``, and loaded into the object that is there.
 """
 
 import random
@@ -60,9 +61,13 @@ class Encoder:
         try:
             return encode(value, lambda part: self._other(part, label))
         except (InvalidTypeError, RecursionError) as error:
-            for name in list(self.arrays)[before:]:  # nothing of a value that is not kept whole
-                del self.arrays[name]
+            self.drop_after(before)  # nothing of a value that is not kept whole
             raise InvalidTypeError(f"{label} cannot be kept: {error}") from error
+
+    def drop_after(self, count: int) -> None:
+        """Let go of the arrays that came after the first ``count``."""
+        for name in list(self.arrays)[count:]:
+            del self.arrays[name]
 
     def keep(self, array: Any, label: str) -> str:
         """Take an array, and return the name that stands for it."""
@@ -93,6 +98,8 @@ class Encoder:
             return {"$Random": self.encode(value.getstate(), label)}
         if type(value) is np.random.Generator and not self._private:
             return {"$Generator": self.encode(value.bit_generator.state, label)}
+        if type(value) is np.random.RandomState and not self._private:
+            return {"$RandomState": self.encode(value.get_state(legacy=False), label)}
         raise InvalidTypeError(f"a {type(value).__module__}.{type(value).__qualname__}")
 
 
@@ -138,6 +145,7 @@ class Decoder:
             "$Parameters": self._parameters,
             "$Random": self._random,
             "$Generator": self._generator,
+            "$RandomState": self._random_state,
         }
         if tag not in makers:
             raise InvalidValueError(f"the tag {tag!r} is unknown: written by a newer version of recordstore?")
@@ -158,6 +166,11 @@ class Decoder:
         generator.setstate(self.decode(content))
         return generator
 
+    def _random_state(self, content: Any) -> np.random.RandomState:
+        generator = np.random.RandomState()
+        generator.set_state(self.decode(content))
+        return generator
+
     def _generator(self, content: Any) -> np.random.Generator:
         state = self.decode(content)
         kind = getattr(np.random, state["bit_generator"], None)
@@ -171,4 +184,6 @@ class Decoder:
 def qualified_name(thing: Any) -> str:
     """Return where a class or function was defined, the class of anything else."""
     name = getattr(thing, "__qualname__", None)
-    return f"{thing.__module__}.{name}" if isinstance(name, str) else qualified_name(type(thing))
+    if not isinstance(name, str):
+        return qualified_name(type(thing))
+    return f"{getattr(thing, '__module__', None) or 'builtins'}.{name}"

@@ -24,6 +24,8 @@ from recordstore.flower.randomness import save_random
 from recordstore.flower.state import StrategyState
 from recordstore.info import HistoryEntry
 from recordstore.rounds import Checkpoint
+from recordstore.store import RecordStore
+from recordstore.tagged import dumps
 from recordstore.validation import check_metrics
 
 logger = logging.getLogger("recordstore")
@@ -74,18 +76,28 @@ class Committer:
     private
         Whether the strategy adds noise for differential privacy.
     initial_digest
-        Digest of the model that the run began with; None for a new run, whose history starts anew.
+        Digest of the model that the run began with; None for a new run.
+    begun_at
+        The last round that is committed, -1 for a new run: what the history has beyond it came from an attempt that is
+        lost, or from another run of this name.
     """
 
     def __init__(
-        self, options: Options, api: Api, strategy: StrategyState, *, private: bool, initial_digest: str | None
+        self,
+        options: Options,
+        api: Api,
+        strategy: StrategyState,
+        *,
+        private: bool,
+        initial_digest: str | None,
+        begun_at: int,
     ) -> None:
         self._options = options
         self._api = api
         self._strategy = strategy
         self._private = private
         self._initial_digest = initial_digest
-        self._new_run = initial_digest is None
+        self._forget_after: int | None = begun_at
         self._backlog: list[HistoryEntry] = []
         self._unsaved: Outcome | None = None
         self._due = False
@@ -103,7 +115,7 @@ class Committer:
         if self._due or last or outcome.round % self._options.every == 0:
             self._save(outcome)
         else:
-            self._try(outcome.round, lambda: self._options.store.add_history(self._options.run, self._backlog))
+            self._try(outcome.round, lambda: self._add_history(self._options.store, self._options.run))
 
     def flush(self) -> None:
         """Save the record of the newest round, if only its history was written."""
@@ -121,17 +133,24 @@ class Committer:
                 round=outcome.round,
                 metrics=_scalars(outcome.reports),
                 history=self._backlog,
-                new_run=self._new_run,
+                forget_after=self._forget_after,
             ),
         )
         self._due = not saved
         if saved:
-            self._unsaved, self._new_run = None, False
+            self._unsaved = None
+
+    def _add_history(self, store: RecordStore, run: str) -> None:
+        store.add_history(run, self._backlog, forget_after=self._forget_after)
 
     def _try(self, round_: int, write: Callable[[], object]) -> bool:
         """Write, and return whether that succeeded; a failure does not end the federation, unless that is wanted."""
         try:
             write()
+        except RecordExistsError as error:
+            raise RecordExistsError(
+                f"round {round_} of run {self._options.run!r} is stored already: does another process train this run?"
+            ) from error
         except FATAL:
             raise
         except RecordStoreError:
@@ -140,7 +159,7 @@ class Committer:
             text = "Round %d of run %r was not saved; the training goes on, and the next round is tried"
             logger.exception(text, round_, self._options.run)
             return False
-        self._backlog = []
+        self._backlog, self._forget_after = [], None
         return True
 
     def _checkpoint(self, outcome: Outcome) -> Checkpoint:
@@ -161,6 +180,22 @@ class Committer:
             "extra": {name: encoder.encode(one.state_dict(), f"extra.{name}") for name, one in extra},
         }
         return Checkpoint(state, encoder.arrays)
+
+
+def keepable(source: str, values: Any) -> Values:
+    """Return those of reported values that the history can hold, and warn of the others."""
+    if not isinstance(values, Mapping):
+        logger.warning("What %r reported is no mapping, and is not kept: %s", source, type(values).__name__)
+        return {}
+    kept = {}
+    for name, value in values.items():
+        try:
+            dumps({name: value})
+        except InvalidTypeError as error:
+            logger.warning("The metric %r of %r is not kept: %s", name, source, error)
+        else:
+            kept[name] = value
+    return kept
 
 
 @cache

@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -55,12 +55,16 @@ class MessageHooks:
         original = self._original["start"]
         bound = inspect.signature(original).bind(*args, **kwargs)
         bound.apply_defaults()
-        arguments = _with_keywords(bound)
+        arguments = _Arguments(bound)
         self._session.expect(arguments.get("initial_arrays"), arguments.get("num_rounds"))
         evaluate = arguments.get("evaluate_fn")
         # Flower's own start takes one that returns None for none; a user's may count on a metric in what it returns
         if evaluate is not None or (self._commits_at_once and "evaluate_fn" in arguments):
-            arguments["evaluate_fn"] = lambda round_, arrays: self.evaluate(evaluate, round_, arrays)
+
+            def evaluate_fn(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+                return self.evaluate(evaluate, server_round, arrays)
+
+            arguments["evaluate_fn"] = evaluate_fn
         result = original(*bound.args, **bound.kwargs)
         self._session.finish()
         return result
@@ -82,10 +86,10 @@ class MessageHooks:
         if self._session.replays(server_round):
             arrays = self._session.replay_model(server_round, always=not self._commits_at_once)
             return arrays, self._metrics(server_round, "train")
-        arrays, metrics = self._call("aggregate_train", server_round, self._sorted(replies))
-        self._session.aggregated(server_round, arrays)
-        self._session.report("train", metrics)
-        return arrays, metrics
+        result: Aggregate = self._call("aggregate_train", server_round, self._sorted(replies))
+        self._session.aggregated(server_round, result[0])
+        self._session.report("train", result[1])
+        return result
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Any
@@ -101,7 +105,8 @@ class MessageHooks:
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Aggregate replies in the order of the nodes."""
         if self._session.replays(server_round):
-            return self._metrics(server_round, "evaluate")
+            stored: MetricRecord | None = self._metrics(server_round, "evaluate")
+            return stored
         metrics: MetricRecord | None = self._call("aggregate_evaluate", server_round, self._sorted(replies))
         self._session.report("evaluate", metrics)
         return metrics
@@ -113,7 +118,8 @@ class MessageHooks:
         belongs to the state: its rounds are committed when the next one begins.
         """
         if self._session.replays(server_round):
-            return self._metrics(server_round, "server")
+            stored: MetricRecord | None = self._metrics(server_round, "server")
+            return stored
         metrics = None if original is None else original(server_round, arrays)
         self._session.report("server", metrics)
         if self._commits_at_once:
@@ -123,9 +129,13 @@ class MessageHooks:
                 self._session.complete()
         return metrics
 
-    def _metrics(self, server_round: int, source: str) -> MetricRecord | None:
+    def _metrics(self, server_round: int, source: str) -> Any:
+        """Return what was reported: a dict, if it holds what Flower's records refuse."""
         values = self._session.stored(server_round, source)
-        return None if values is None else MetricRecord(values)
+        try:
+            return None if values is None else MetricRecord(values)
+        except TypeError:
+            return values
 
     def _sorted(self, replies: Iterable[Message]) -> Iterable[Message]:
         """Return the replies in an order that does not depend on which node was faster: sums of floats do."""
@@ -137,10 +147,21 @@ class MessageHooks:
         return self._original[name](*args)
 
 
-def _with_keywords(bound: inspect.BoundArguments) -> Any:
-    """Return the arguments by name, or those in ``**kwargs`` if that is how a strategy's own ``start`` takes them."""
-    for name, parameter in bound.signature.parameters.items():
-        keywords: Mapping[str, Any] = bound.arguments.get(name, {})
-        if parameter.kind is parameter.VAR_KEYWORD and "initial_arrays" in keywords:
-            return keywords
-    return bound.arguments
+class _Arguments:
+    """The arguments of a ``start`` by name, those in the ``**kwargs`` of a user's own among them."""
+
+    def __init__(self, bound: inspect.BoundArguments) -> None:
+        self._homes: list[Any] = [bound.arguments]
+        for name, parameter in bound.signature.parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                self._homes.append(bound.arguments.setdefault(name, {}))
+
+    def __contains__(self, name: str) -> bool:
+        return any(name in home for home in self._homes)
+
+    def get(self, name: str) -> Any:
+        """Return an argument, None if it was not given."""
+        return next((home[name] for home in self._homes if name in home), None)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        next(home for home in self._homes if name in home)[name] = value

@@ -35,7 +35,9 @@ class Past:
         self.last_round: int = info.round or 0
         self.state: dict[str, Any] = checkpoint.state
         self.decoder = Decoder(checkpoint.arrays)
-        self._values = {(round_, source): values for round_, source, values in store.history(run)}
+        self._values = {
+            (round_, source): values for round_, source, values in store.history(run) if round_ <= self.last_round
+        }
 
     def values(self, round_: int, source: str) -> Values | None:
         """Return what was reported of a round, None if nothing was."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from recordstore.exceptions import ResumeError
+from recordstore.exceptions import CorruptRecordError, ResumeError
 from recordstore.flower.hooks import own_attributes
 from recordstore.history import PRIVACY
 from recordstore.info import HistoryEntry
@@ -27,10 +27,10 @@ def is_private(strategy: Any) -> bool:
     )
 
 
-def is_accountant(name: str, value: object) -> bool:
+def is_accountant(value: object) -> bool:
     """Return whether an attribute counts what was spent of a privacy budget (flwr 1.41 and later)."""
-    methods = ("compose", "state_dict", "load_state_dict")
-    return name == "accountant" and all(callable(getattr(value, method, None)) for method in methods)
+    methods = (getattr(value, name, None) for name in ("compose", "state_dict", "load_state_dict"))
+    return not isinstance(value, type) and all(map(callable, methods))
 
 
 class PrivacyBudget:
@@ -54,7 +54,7 @@ class PrivacyBudget:
             f"{index}.{name}": value
             for index, member in enumerate(members)
             for name, value in own_attributes(member).items()
-            if is_accountant(name, value)
+            if is_accountant(value)
         }
 
     def charge(self, round_: int) -> None:
@@ -73,13 +73,22 @@ class PrivacyBudget:
             It was spent under other conditions, or by an accountant that the strategy lacks.
         """
         for entry in self._store.history(self._run, source=PRIVACY):
-            for name, state in entry.values["accountants"].items():
+            states = entry.values.get("accountants")
+            if not isinstance(states, dict):
+                raise CorruptRecordError(f"the privacy budget of run {self._run!r} is not what was written")
+            for name, state in states.items():
                 if name not in self._accountants:
                     raise ResumeError(
                         f"run {self._run!r} has spent a privacy budget, which the strategy has no accountant for: "
                         "give it the one that it began with, or choose another run= to start anew"
                     )
+                counted = getattr(self._accountants[name], "num_releases", 0)
                 try:
                     self._accountants[name].load_state_dict(state)
-                except ValueError as error:
+                except (ValueError, TypeError, LookupError, AttributeError) as error:
                     raise ResumeError(f"the privacy budget of run {self._run!r} cannot go on: {error}") from error
+                if counted > getattr(self._accountants[name], "num_releases", 0):
+                    raise ResumeError(
+                        f"the accountant has counted {counted} releases, more than run {self._run!r} has stored: give "
+                        "each run a fresh accountant of its own"
+                    )

@@ -5,11 +5,12 @@ knows of neither API.
 """
 
 from collections.abc import Mapping, MutableMapping
+from numbers import Integral
 from typing import Any
 
 from recordstore.exceptions import InvalidValueError, ResumeError
 from recordstore.flower.checks import check_extra_state, check_initial, check_resume
-from recordstore.flower.committer import Committer, Outcome
+from recordstore.flower.committer import Committer, Outcome, keepable
 from recordstore.flower.options import Api, Options
 from recordstore.flower.past import Past, Values, find_past
 from recordstore.flower.privacy import PrivacyBudget, is_private
@@ -45,7 +46,10 @@ class Session:
         check_resume(options, self.past, self._strategy, resume)
         self._budget.restore()
         digest = None if self.past is None else self.past.state["initial_digest"]
-        self._committer = Committer(options, api, self._strategy, private=self._private, initial_digest=digest)
+        self._done = -1 if self.past is None else self.past.last_round
+        self._committer = Committer(
+            options, api, self._strategy, private=self._private, initial_digest=digest, begun_at=self._done
+        )
         self._begun = self._must_restore = self.past is not None
         self._end: int | None = None
         self._model: Any = None
@@ -103,8 +107,8 @@ class Session:
         ResumeError
             The run began with another model.
         """
-        if isinstance(rounds, int):
-            self._end = rounds
+        if isinstance(rounds, Integral):
+            self._end = int(rounds)
         if initial is None:
             return
         record = self._api.to_record(initial)
@@ -122,8 +126,20 @@ class Session:
             self._commit(0)
 
     def begin(self, round_: int, model: Any) -> None:
-        """Commit what is left of the round before, and get ready for a live one."""
-        self.complete()
+        """Commit what is left of the round before, and get ready for a live one; the same one again starts anew.
+
+        Raises
+        ------
+        InvalidValueError
+            The round is committed already.
+        """
+        if round_ <= self._done:
+            raise InvalidValueError(
+                f"round {round_} of run {self.options.run!r} is committed already, and cannot be trained again: for "
+                "another start() attach the strategy anew"
+            )
+        if self._pending != round_:
+            self.complete()
         self.initial(model)
         if self._model is None:
             self._model = model
@@ -135,9 +151,11 @@ class Session:
         """Take the configuration of a live round, after putting back what earlier rounds have made of it."""
         if config is None:
             return
-        if kind in self._stored_configs and self._replayed_configs.get(kind) is config:
+        known = any(config is live for live in self._configs.values())
+        if kind in self._stored_configs and self._replayed_configs.get(kind) is config and not known:
             config.clear()
-            config.update(self._stored_configs.pop(kind))
+            config.update(self._stored_configs[kind])
+        self._stored_configs.pop(kind, None)
         self._configs[kind] = config
 
     def replay_configure(self, kind: str, config: object) -> None:
@@ -145,9 +163,9 @@ class Session:
         self._replayed_configs[kind] = config
 
     def report(self, source: str, values: Mapping[str, Any] | None) -> None:
-        """Take what a source reports of the round in progress."""
+        """Take what a source reports of the round in progress, as far as it can be kept."""
         if values is not None:
-            self._reports[source] = dict(values)
+            self._reports[source] = keepable(source, values)
 
     def aggregated(self, round_: int, model: Any | None) -> None:
         """Take the model of a round; None keeps the one before. Charge the privacy budget before Flower has it."""
@@ -172,6 +190,7 @@ class Session:
         self._committer.flush()
 
     def _commit(self, round_: int) -> None:
+        self._done = round_
         outcome = Outcome(round_, self._model, self._aggregated, self._reports, self._configs)
         self._committer.commit(outcome, last=round_ == self._end)
 

@@ -1,7 +1,9 @@
 """What a strategy remembers between rounds: found by what has changed since it was attached, kept, and put back."""
 
 import logging
-from collections.abc import Iterator
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from flwr.server.strategy import Strategy as LegacyStrategy
@@ -18,13 +20,20 @@ logger = logging.getLogger("recordstore")
 OWN = "state_dict()"
 """Stands, among the attributes, for what a strategy itself says of its state."""
 
+MARKED_LEVELS, MARKED_PARTS = 2, 100
+"""How deep, and how far, an object is watched that cannot be kept."""
+
+UNCHANGED = object()
+"""What stands for an attribute that is as it was at the beginning."""
+
 SHOWN = 80
 """Characters of a value that a message shows."""
 
 
 def has_state_dict(thing: object) -> bool:
     """Return whether an object tells its state and takes it back, as those of PyTorch do."""
-    return all(callable(getattr(thing, name, None)) for name in ("state_dict", "load_state_dict"))
+    methods = (getattr(thing, name, None) for name in ("state_dict", "load_state_dict"))
+    return not isinstance(thing, type) and all(map(callable, methods))
 
 
 def strategy_tree(strategy: Any) -> list[tuple[str, Any]]:
@@ -32,9 +41,22 @@ def strategy_tree(strategy: Any) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = [("", strategy)]
     for path, outer in found:
         for name, value in own_attributes(outer).items():
-            if _is_strategy(value) and all(value is not other for _, other in found):
-                found.append((f"{path}{name}.", value))
+            for inner_path, inner in _strategies_in(value, f"{path}{name}"):
+                if all(inner is not other for _, other in found):
+                    found.append((f"{inner_path}.", inner))
     return found
+
+
+def _strategies_in(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Yield the strategies that an attribute is, or that a list, tuple or dict in it holds."""
+    if _is_strategy(value):
+        yield path, value
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _strategies_in(item, f"{path}.{index}")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _strategies_in(item, f"{path}.{key}")
 
 
 class StrategyState:
@@ -101,13 +123,19 @@ class StrategyState:
         for name, value in member.attributes():
             if member.inside_noise and name in BEFORE_NOISE:
                 continue
+            before = len(encoder.arrays)
             try:
                 data = member.changed(name, value, encoder)
             except InvalidTypeError as error:
                 self._report(member, name, value, error)
                 continue
-            if data is not None:
-                changed[name] = data
+            if data is UNCHANGED:
+                continue
+            if member.inside_noise and _may_be_a_model(data):
+                encoder.drop_after(before)
+                self._report(member, name, value, InvalidTypeError("it may be a model before noise"))
+                continue
+            changed[name] = data
         if gone := sorted(member.begin.keys() - dict(member.attributes()).keys()):
             changed[""] = gone
         if changed and member.inside_noise and not self._store_unnoised:
@@ -151,24 +179,23 @@ class _Member:
     def attributes(self) -> Iterator[tuple[str, Any]]:
         """Yield names and values, but for wrapped strategies, which are members of their own."""
         for name, value in own_attributes(self.strategy).items():
-            if not _is_strategy(value) and not is_accountant(name, value):
+            if not is_accountant(value) and next(_strategies_in(value, name), None) is None:
                 yield name, value
         if has_state_dict(self.strategy):
             yield OWN, self.strategy.state_dict()
 
-    def changed(self, name: str, value: Any, encoder: Encoder) -> Any | None:
-        """Return an attribute for JSON, None if it is as at the beginning."""
+    def changed(self, name: str, value: Any, encoder: Encoder) -> Any:
+        """Return an attribute for JSON, ``UNCHANGED`` if it is as at the beginning."""
         before = len(encoder.arrays)
         label = f"{self.path}{name}"
         if has_state_dict(value):
             data = {"$state_dict": encoder.encode(value.state_dict(), label)}
         else:
             data = encoder.encode(value, label)
-        arrays = list(encoder.arrays)[before:]
-        if name in self.begin and (not arrays or name in self._with_arrays) and not self.has_changed(name, value):
-            for array in arrays:
-                del encoder.arrays[array]
-            return None
+        has_arrays = len(encoder.arrays) > before
+        if name in self.begin and (not has_arrays or name in self._with_arrays) and not self.has_changed(name, value):
+            encoder.drop_after(before)
+            return UNCHANGED
         return data
 
     def has_changed(self, name: str, value: Any) -> bool:
@@ -186,7 +213,7 @@ class _Member:
             elif isinstance(data, dict) and list(data) == ["$state_dict"]:
                 getattr(self.strategy, name).load_state_dict(decoder.decode(data["$state_dict"]))
             else:
-                setattr(self.strategy, name, decoder.decode(data))
+                vars(self.strategy)[name] = decoder.decode(data)
 
 
 def _is_strategy(value: object) -> bool:
@@ -202,16 +229,38 @@ def _holds_arrays(value: Any, name: str) -> bool:
     return bool(encoder.arrays)
 
 
+def _may_be_a_model(data: Any) -> bool:
+    text = to_text(data)
+    return "$ArrayRecord" in text or "$Parameters" in text
+
+
 def _mark(value: Any) -> str:
-    """Return a text that is another one after a change: of a value, of a state, of the fields of any other object."""
-    fingerprint = Fingerprint()
-    if has_state_dict(value):
-        value = value.state_dict()
-    whole = fingerprint.encode_whole(value, "value")
-    if isinstance(whole, dict) and "$object" in whole and not callable(value):
-        parts = value if isinstance(value, (list, tuple)) else getattr(value, "__dict__", {}).items()
-        whole["parts"] = [fingerprint.encode_whole(part, "part") for part in parts]
-    return to_text(whole)
+    """Return a text that is another one after a change: of a value, of a state, of what any other object holds."""
+    return to_text(_marks(value.state_dict() if has_state_dict(value) else value, MARKED_LEVELS))
+
+
+def _marks(value: Any, levels: int) -> Any:
+    whole = Fingerprint().encode_whole(value, "value")
+    if not (isinstance(whole, dict) and "$object" in whole) or levels == 0:
+        return whole
+    if isinstance(value, Mapping):
+        parts: Iterable[Any] = value.items()
+    elif isinstance(value, (list, tuple, set, frozenset, deque)):
+        parts = value
+    else:
+        parts = getattr(value, "__dict__", {}).items()
+    marks = [_marks(part, levels - 1) for part in list(parts)[:MARKED_PARTS]]
+    return {**whole, "parts": marks, "text": _described(value)}
+
+
+def _described(value: Any) -> str:
+    """Return what an object says of itself, but for its address in memory; of one that says nothing, nothing."""
+    if getattr(type(value), "__repr__", None) == object.__repr__:
+        return ""
+    try:
+        return re.sub(r"0x[0-9A-Fa-f]+", "", f"{value!r:.10000}")
+    except Exception:  # noqa: BLE001 - the code of others, which is asked for a hint only
+        return ""
 
 
 def _compare(path: str, stored: dict[str, Any], now: dict[str, Any]) -> list[str]:

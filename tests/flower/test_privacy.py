@@ -238,6 +238,18 @@ def test_an_accountant_of_other_settings_is_refused(memory: RecordStore) -> None
         start_accounted(Checkpointer(memory, "r", strict=False), strategy)
 
 
+def test_an_accountant_that_has_counted_more_is_not_set_back(memory: RecordStore) -> None:
+    strategy = accounted()
+    start_accounted(Checkpointer(memory, "r"), strategy, num_rounds=2)
+    other = accounted()
+    other.accountant.load_state_dict(strategy.accountant.state_dict())
+    start_accounted(Checkpointer(memory, "other"), other, num_rounds=1)
+    used = accounted()
+    used.accountant.load_state_dict(other.accountant.state_dict())
+    with pytest.raises(ResumeError, match=r"has counted 3 releases, more than run 'r' has stored"):
+        start_accounted(Checkpointer(memory, "r"), used)
+
+
 # What is stored
 
 

@@ -1,0 +1,260 @@
+"""Strategies and trainings at the edge of what Flower allows: nothing is lost in silence."""
+
+import datetime as dt
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr_import import import_quietly
+
+flower = import_quietly("recordstore.flower")
+strategies = import_quietly("flwr.serverapp.strategy")
+
+from flwr.app import MetricRecord  # noqa: E402
+from small import Interrupted, SmallGrid, config, evaluate, exact, initial, interrupted_at, start  # noqa: E402
+
+from recordstore import InvalidValueError, RecordStore  # noqa: E402
+
+Checkpointer = flower.Checkpointer
+
+
+def resumed(store: RecordStore, make: Any, at: int = 4, **arguments: Any) -> Any:
+    """Return the strategy and the result of a training that was interrupted in a round."""
+    with pytest.raises(Interrupted):
+        start(Checkpointer(store, "r"), make(), evaluate_fn=interrupted_at(at), **arguments)
+    strategy = make()
+    return strategy, start(Checkpointer(store, "r"), strategy, **arguments)
+
+
+def test_an_attribute_that_becomes_none_is_kept(memory: RecordStore) -> None:
+    class Warming(strategies.FedAvg):
+        def __init__(self) -> None:
+            super().__init__()
+            self.warm: Any = np.ones(2)
+
+        def aggregate_train(self, server_round: int, replies: Any) -> Any:
+            arrays, metrics = super().aggregate_train(server_round, replies)
+            metrics["warm"] = int(self.warm is not None)
+            if server_round == 2:
+                self.warm = None
+            return arrays, metrics
+
+    whole = exact(start(None, Warming()))
+    strategy, result = resumed(memory, Warming)
+    assert strategy.warm is None
+    assert exact(result) == whole
+
+
+class Holder:
+    def __init__(self) -> None:
+        self.inner = {"deep": [0]}
+
+
+ODD: dict[str, Any] = {
+    "deque": lambda number: deque([number]),
+    "path": lambda number: Path(f"round-{number}"),
+    "time": lambda number: dt.datetime(2026, 1, 1 + number, tzinfo=dt.UTC),
+    "complex": lambda number: complex(number, 1),
+    "object in a dict": lambda number: {"x": dt.timedelta(number)},
+    "bytearray": lambda number: bytearray([number]),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_what_cannot_be_kept_is_reported_when_it_changes(
+    memory: RecordStore, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    class Odd(strategies.FedAvg):
+        def __init__(self) -> None:
+            super().__init__()
+            self.odd, self.same = ODD[what](0), ODD[what](0)
+
+        def aggregate_train(self, server_round: int, replies: Any) -> Any:
+            self.odd = ODD[what](server_round)
+            return super().aggregate_train(server_round, replies)
+
+    start(Checkpointer(memory, "r"), Odd())
+    warnings = [record.getMessage() for record in caplog.records if record.name == "recordstore"]
+    assert len(warnings) == 1
+    assert "'odd' of the strategy has changed" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda inner: [inner], lambda inner: {"key": (inner,)}], ids=["list", "dict of tuple"]
+)
+def test_strategies_in_containers_are_found(memory: RecordStore, wrap: Any) -> None:
+    class Ensemble(strategies.FedAvg):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = wrap(strategies.FedAdam())
+
+        def inner(self) -> Any:
+            return self.parts[0] if isinstance(self.parts, list) else self.parts["key"][0]
+
+        def configure_train(self, server_round: int, arrays: Any, config: Any, grid: Any) -> Any:
+            return self.inner().configure_train(server_round, arrays, config, grid)
+
+        def aggregate_train(self, server_round: int, replies: Any) -> Any:
+            return self.inner().aggregate_train(server_round, replies)
+
+    whole = exact(start(None, Ensemble()))
+    assert exact(resumed(memory, Ensemble)[1]) == whole
+
+
+def test_a_private_strategy_in_a_list_is_private(memory: RecordStore) -> None:
+    class Ensemble(strategies.FedAvg):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = [
+                strategies.DifferentialPrivacyServerSideFixedClipping(
+                    strategies.FedAvg(), noise_multiplier=0.5, clipping_norm=5.0, num_sampled_clients=4
+                )
+            ]
+
+    start(Checkpointer(memory, "r"), Ensemble(), num_rounds=1)
+    assert set(memory.load_checkpoint("r@1").state["random"]) == {"python"}
+
+
+def test_an_evaluate_fn_among_keywords_is_found(memory: RecordStore) -> None:
+    class Delegating(strategies.FedAvg):
+        def start(self, grid: Any, initial_arrays: Any, **kwargs: Any) -> Any:
+            return super().start(grid, initial_arrays, **kwargs)
+
+    whole = exact(start(None, Delegating()))
+    seen: list[int] = []
+
+    def noting(server_round: int, arrays: Any) -> Any:
+        seen.append(server_round)
+        return evaluate(server_round, arrays)
+
+    start(Checkpointer(memory, "r"), Delegating(), num_rounds=3)
+    assert exact(start(Checkpointer(memory, "r"), Delegating(), evaluate_fn=noting)) == whole
+    assert seen == [4, 5, 6]
+    assert memory.best("accuracy", "max", run="r") is not None
+
+
+def test_an_evaluate_fn_may_be_called_by_keywords(memory: RecordStore) -> None:
+    class Named(strategies.FedAvg):
+        def start(self, grid: Any, initial_arrays: Any, num_rounds: int = 3, *, evaluate_fn: Any, **_: Any) -> Any:
+            return evaluate_fn(server_round=0, arrays=initial_arrays)
+
+    assert start(Checkpointer(memory, "r"), Named())["accuracy"] == evaluate(0, initial())["accuracy"]
+
+
+def test_a_round_that_is_tried_again_is_committed_once(memory: RecordStore) -> None:
+    class Retrying(strategies.FedAvg):
+        def start(self, grid: Any, initial_arrays: Any, num_rounds: int = 3, **_: Any) -> Any:
+            result, arrays, settings = strategies.Result(), initial_arrays, config()
+            for number in range(1, num_rounds + 1):
+                for _attempt in range(2 if number == 2 else 1):
+                    messages = self.configure_train(number, arrays, settings, grid)
+                    replies = grid.send_and_receive(messages)
+                new, result.train_metrics_clientapp[number] = self.aggregate_train(number, replies)
+                result.arrays = arrays = new if new is not None else arrays
+            return result
+
+    whole = exact(start(None, Retrying(), num_rounds=4))
+    assert exact(start(Checkpointer(memory, "r"), Retrying(), num_rounds=4)) == whole
+    assert [info.round for info in memory.records()] == [0, 1, 2, 3, 4]
+
+
+def test_a_second_start_within_one_attach_is_refused_in_words(memory: RecordStore) -> None:
+    strategy = strategies.FedAvg()
+    with Checkpointer(memory, "r").attach(strategy):
+        strategy.start(SmallGrid(), initial(), 2)
+        with pytest.raises(InvalidValueError, match="round 1 of run 'r' is committed already"):
+            strategy.start(SmallGrid(), initial(), 2)
+
+
+def test_one_configuration_for_training_and_evaluation_is_restored_once(memory: RecordStore) -> None:
+    class Halving(strategies.FedAvg):
+        def configure_train(self, server_round: int, arrays: Any, config: Any, grid: Any) -> Any:
+            config["lr"] *= 0.5
+            return super().configure_train(server_round, arrays, config, grid)
+
+    def run(begin: Any) -> tuple[Any, float]:
+        both = config(lr=1.0)
+        return exact(begin(train_config=both, evaluate_config=both)), both["lr"]
+
+    whole = run(lambda **given: start(None, Halving(), **given))
+    start(Checkpointer(memory, "r"), Halving(), num_rounds=3, train_config=(one := config(lr=1.0)), evaluate_config=one)
+    assert run(lambda **given: start(Checkpointer(memory, "r"), Halving(), **given)) == whole
+
+
+def test_what_a_lost_attempt_has_reported_is_forgotten(memory: RecordStore) -> None:
+    with pytest.raises(Interrupted):
+        start(Checkpointer(memory, "r", every=3), strategies.FedAvg(), evaluate_fn=interrupted_at(6))
+    assert {entry.round for entry in memory.history("r", source="evaluate")} == {1, 2, 3, 4, 5}
+    checkpointer = Checkpointer(memory, "r", every=3, strict=False)
+    result = start(checkpointer, strategies.FedAvg(fraction_evaluate=0.0), evaluate_fn=None)
+    again = start(checkpointer, strategies.FedAvg(fraction_evaluate=0.0), evaluate_fn=None)
+    assert sorted(result.evaluate_metrics_clientapp) == sorted(again.evaluate_metrics_clientapp) == [1, 2, 3]
+    assert {entry.round for entry in memory.history("r", source="server")} == {0, 1, 2, 3}
+
+
+def test_a_number_of_rounds_may_be_one_of_numpy(memory: RecordStore) -> None:
+    start(Checkpointer(memory, "r"), strategies.FedAvg(), num_rounds=4)
+    result = start(Checkpointer(memory, "r"), strategies.FedAvg(), num_rounds=np.int64(2))
+    assert result.arrays["w"].data == memory.load("r@2")["w"].data
+
+
+def test_a_dict_that_no_record_of_flower_could_hold_comes_back_as_a_dict(
+    memory: RecordStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    def loose(number: int, arrays: Any) -> Any:
+        return {"note": "x", "good": True, "loss": np.float32(0.5), "bad": object()}
+
+    start(Checkpointer(memory, "r"), strategies.FedAvg(), evaluate_fn=loose, num_rounds=3)
+    assert [info.round for info in memory.records()] == [0, 1, 2, 3]
+    result = start(Checkpointer(memory, "r"), strategies.FedAvg(), evaluate_fn=loose, num_rounds=4)
+    stored = result.evaluate_metrics_serverapp[2]
+    assert stored == {"note": "x", "good": True, "loss": np.float32(0.5)}
+    assert type(stored["loss"]) is np.float32
+    assert "The metric 'bad' of 'server' is not kept" in caplog.text
+
+
+def test_a_class_in_an_attribute_is_no_state(memory: RecordStore, torch: Any) -> None:
+    class Modern(strategies.FedAvg):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kinds, self.kind, self.method = [torch.nn.Linear], torch.nn.Linear, str.join
+
+    whole = exact(start(None, Modern()))
+    assert exact(resumed(memory, Modern)[1]) == whole
+
+
+def test_a_random_state_of_the_strategy_draws_on(memory: RecordStore) -> None:
+    class Drawing(strategies.FedAvg):
+        def __init__(self) -> None:
+            super().__init__()
+            self.generator = np.random.RandomState(3)
+
+        def aggregate_train(self, server_round: int, replies: Any) -> Any:
+            arrays, _ = super().aggregate_train(server_round, replies)
+            return arrays, MetricRecord({"draw": self.generator.normal()})
+
+    whole = exact(start(None, Drawing()))
+    assert exact(resumed(memory, Drawing)[1]) == whole
+
+
+def test_a_record_inside_a_private_wrapper_is_never_stored(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before_noise: list[bytes] = []
+
+    class Keeping(strategies.FedAvg):
+        def aggregate_train(self, server_round: int, replies: Any) -> Any:
+            arrays, metrics = super().aggregate_train(server_round, replies)
+            self.last = arrays
+            before_noise.extend(array.numpy().tobytes() for array in arrays.values())
+            return arrays, metrics
+
+    strategy = strategies.DifferentialPrivacyServerSideFixedClipping(
+        Keeping(), noise_multiplier=0.5, clipping_norm=5.0, num_sampled_clients=4
+    )
+    with RecordStore(path) as store:
+        start(Checkpointer(store, "r", store_unnoised_state=True), strategy)
+    content = path.read_bytes()
+    assert len(before_noise) == 12
+    assert not any(model in content for model in before_noise)
+    assert "'strategy.last' of the strategy has changed" in caplog.text
