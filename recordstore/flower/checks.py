@@ -5,9 +5,10 @@ from collections.abc import Iterable
 
 from recordstore.exceptions import InvalidTypeError, ResumeError
 from recordstore.flower.codec import Encoder
+from recordstore.flower.marks import has_state_dict
 from recordstore.flower.options import Options
 from recordstore.flower.past import Past
-from recordstore.flower.state import StrategyState, has_state_dict
+from recordstore.flower.state import StrategyState
 
 logger = logging.getLogger("recordstore")
 

@@ -11,8 +11,11 @@ checkpoint, which the JSON names, and what has a type of its own becomes one of 
 An attribute with ``state_dict()`` is written as ``$state_dict``, and loaded into the object that is there.
 """
 
+import dataclasses
+import enum
+import functools
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -111,11 +114,27 @@ class Fingerprint(Encoder):
         return content_digest(array)
 
     def encode_whole(self, value: Any, label: str) -> Any:
-        """Encode any value: one that cannot be kept by its type, a function by its qualified name."""
+        """Encode any value: what cannot be kept by its type and its parts, a function by its qualified name."""
         try:
             return self.encode(value, label)
         except InvalidTypeError:
-            return {"$object": qualified_name(value if callable(value) else type(value))}
+            name = {"$object": qualified_name(value if callable(value) else type(value))}
+        try:
+            parts = [self.encode_whole(part, label) for part in _parts(value)]
+        except RecursionError:
+            parts = []
+        return {**name, "parts": parts} if parts else name
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    """Return what makes an object what it is, of the kinds that hold settings."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [(field.name, getattr(value, field.name, None)) for field in dataclasses.fields(value)]
+    if isinstance(value, enum.Enum):
+        return [value.name]
+    if isinstance(value, functools.partial):
+        return [value.func, *value.args, *value.keywords.items()]
+    return value if isinstance(value, tuple) else ()
 
 
 class Decoder:

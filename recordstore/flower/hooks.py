@@ -47,8 +47,16 @@ class Hooks:
 
 
 def own_attributes(strategy: Any) -> dict[str, Any]:
-    """Return the attributes of a strategy by name, but for hooks."""
-    return {name: value for name, value in vars(strategy).items() if not is_hook(value)}
+    """Return the attributes of a strategy by name, those in slots too, but for hooks."""
+    slots = {name for kind in type(strategy).__mro__ for name in _slots(kind) if hasattr(strategy, name)}
+    found = {name: getattr(strategy, name) for name in sorted(slots)} | vars(strategy)
+    return {name: value for name, value in found.items() if not is_hook(value)}
+
+
+def _slots(kind: type) -> tuple[str, ...]:
+    slots = vars(kind).get("__slots__", ())
+    names = (slots,) if isinstance(slots, str) else tuple(slots)
+    return tuple(name for name in names if not name.startswith("__"))
 
 
 def is_hook(value: object) -> bool:

@@ -1,9 +1,8 @@
 """What a strategy remembers between rounds: found by what has changed since it was attached, kept, and put back."""
 
+import contextlib
 import logging
-import re
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from flwr.server.strategy import Strategy as LegacyStrategy
@@ -12,6 +11,7 @@ from flwr.serverapp.strategy import Strategy
 from recordstore.exceptions import InvalidTypeError, InvalidValueError
 from recordstore.flower.codec import Decoder, Encoder, Fingerprint, qualified_name
 from recordstore.flower.hooks import own_attributes
+from recordstore.flower.marks import has_state_dict, mark
 from recordstore.flower.privacy import BEFORE_NOISE, OPTIMIZER_STATE, is_accountant, is_private
 from recordstore.tagged import to_text
 
@@ -20,20 +20,11 @@ logger = logging.getLogger("recordstore")
 OWN = "state_dict()"
 """Stands, among the attributes, for what a strategy itself says of its state."""
 
-MARKED_LEVELS, MARKED_PARTS = 2, 100
-"""How deep, and how far, an object is watched that cannot be kept."""
-
 UNCHANGED = object()
 """What stands for an attribute that is as it was at the beginning."""
 
 SHOWN = 80
 """Characters of a value that a message shows."""
-
-
-def has_state_dict(thing: object) -> bool:
-    """Return whether an object tells its state and takes it back, as those of PyTorch do."""
-    methods = (getattr(thing, name, None) for name in ("state_dict", "load_state_dict"))
-    return not isinstance(thing, type) and all(map(callable, methods))
 
 
 def strategy_tree(strategy: Any) -> list[tuple[str, Any]]:
@@ -97,6 +88,9 @@ class StrategyState:
         InvalidValueError
             A strategy inside a differential-privacy wrapper has changed, and that may not be stored.
         """
+        now = [one for _, one in strategy_tree(self._members[0].strategy)]
+        if {id(one) for one in now} != {id(member.strategy) for member in self._members}:
+            self._warn("wrapped strategies", "they are other objects than at the beginning")
         return {member.path: self._capture(member, encoder) for member in self._members}
 
     def restore(self, saved: dict[str, Any], decoder: Decoder) -> None:
@@ -147,14 +141,17 @@ class StrategyState:
 
     def _report(self, member: "_Member", name: str, value: object, error: Exception) -> None:
         """Say once that an attribute has changed and will not be restored."""
-        label = f"{member.path}{name}"
-        if label not in self._reported and member.has_changed(name, value):
+        if member.has_changed(name, value):
+            self._warn(f"{member.path}{name}", error)
+
+    def _warn(self, label: str, reason: object) -> None:
+        if label not in self._reported:
             self._reported.add(label)
             logger.warning(
                 "The attribute %r of the strategy has changed and is not part of the checkpoints: %s. A resumed run "
                 "begins with its first value; give the strategy state_dict() and load_state_dict() to keep it.",
                 label,
-                error,
+                reason,
             )
 
 
@@ -171,7 +168,7 @@ class _Member:
         for name, value in self.attributes():
             whole = Fingerprint().encode_whole(value, name)
             self.fixed[name] = {"$object": qualified_name(type(value))} if has_state_dict(value) else whole
-            self.begin[name] = _mark(value)
+            self.begin[name] = mark(value)
             if _holds_arrays(value, name):
                 self._with_arrays.add(name)
         self.fixed.pop(OWN, None)
@@ -200,20 +197,21 @@ class _Member:
 
     def has_changed(self, name: str, value: Any) -> bool:
         """Return whether an attribute is not as at the beginning."""
-        return self.begin.get(name) != _mark(value)
+        return self.begin.get(name) != mark(value)
 
     def restore(self, saved: dict[str, Any], decoder: Decoder) -> None:
         """Set the attributes that had changed."""
         for name, data in saved.items():
             if name == "":
                 for gone in data:
-                    vars(self.strategy).pop(gone, None)
+                    with contextlib.suppress(AttributeError):
+                        object.__delattr__(self.strategy, gone)
             elif name == OWN:
                 self.strategy.load_state_dict(decoder.decode(data))
             elif isinstance(data, dict) and list(data) == ["$state_dict"]:
                 getattr(self.strategy, name).load_state_dict(decoder.decode(data["$state_dict"]))
             else:
-                vars(self.strategy)[name] = decoder.decode(data)
+                object.__setattr__(self.strategy, name, decoder.decode(data))
 
 
 def _is_strategy(value: object) -> bool:
@@ -232,35 +230,6 @@ def _holds_arrays(value: Any, name: str) -> bool:
 def _may_be_a_model(data: Any) -> bool:
     text = to_text(data)
     return "$ArrayRecord" in text or "$Parameters" in text
-
-
-def _mark(value: Any) -> str:
-    """Return a text that is another one after a change: of a value, of a state, of what any other object holds."""
-    return to_text(_marks(value.state_dict() if has_state_dict(value) else value, MARKED_LEVELS))
-
-
-def _marks(value: Any, levels: int) -> Any:
-    whole = Fingerprint().encode_whole(value, "value")
-    if not (isinstance(whole, dict) and "$object" in whole) or levels == 0:
-        return whole
-    if isinstance(value, Mapping):
-        parts: Iterable[Any] = value.items()
-    elif isinstance(value, (list, tuple, set, frozenset, deque)):
-        parts = value
-    else:
-        parts = getattr(value, "__dict__", {}).items()
-    marks = [_marks(part, levels - 1) for part in list(parts)[:MARKED_PARTS]]
-    return {**whole, "parts": marks, "text": _described(value)}
-
-
-def _described(value: Any) -> str:
-    """Return what an object says of itself, but for its address in memory; of one that says nothing, nothing."""
-    if getattr(type(value), "__repr__", None) == object.__repr__:
-        return ""
-    try:
-        return re.sub(r"0x[0-9A-Fa-f]+", "", f"{value!r:.10000}")
-    except Exception:  # noqa: BLE001 - the code of others, which is asked for a hint only
-        return ""
 
 
 def _compare(path: str, stored: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -1,7 +1,10 @@
 """Strategies and trainings at the edge of what Flower allows: nothing is lost in silence."""
 
 import datetime as dt
+import enum
+import functools
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ strategies = import_quietly("flwr.serverapp.strategy")
 from flwr.app import MetricRecord  # noqa: E402
 from small import Interrupted, SmallGrid, config, evaluate, exact, initial, interrupted_at, start  # noqa: E402
 
-from recordstore import InvalidValueError, RecordStore  # noqa: E402
+from recordstore import InvalidValueError, RecordStore, ResumeError  # noqa: E402
 
 Checkpointer = flower.Checkpointer
 
@@ -263,3 +266,68 @@ def test_a_record_inside_a_private_wrapper_is_never_stored(path: Path, caplog: p
     assert len(before_noise) == 12
     assert not any(model in content for model in before_noise)
     assert "'strategy.last' of the strategy has changed" in caplog.text
+
+
+def test_attributes_in_slots_are_kept(memory: RecordStore) -> None:
+    class Slotted(strategies.FedAvg):
+        __slots__ = ("momentum",)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.momentum = 0.0
+
+        def aggregate_train(self, server_round: int, replies: Any) -> Any:
+            arrays, metrics = super().aggregate_train(server_round, replies)
+            self.momentum = metrics["momentum"] = self.momentum / 2 + metrics["loss"]
+            return arrays, metrics
+
+    whole = exact(start(None, Slotted()))
+    assert exact(resumed(memory, Slotted)[1]) == whole
+
+
+@dataclass
+class Settings:
+    rate: float
+    kind: enum.Enum | None = None
+
+
+class Kind(enum.Enum):
+    ONE = 1
+    TWO = 2
+
+
+SETTINGS = {
+    "dataclass": (Settings(0.1), Settings(0.2)),
+    "enum in a dataclass": (Settings(0.1, Kind.ONE), Settings(0.1, Kind.TWO)),
+    "enum": (Kind.ONE, Kind.TWO),
+    "partial": (functools.partial(max, 1), functools.partial(max, 2)),
+    "keyword of a partial": (functools.partial(max, key=len), functools.partial(max, key=abs)),
+}
+
+
+@pytest.mark.parametrize("what", SETTINGS)
+def test_settings_in_objects_are_compared(memory: RecordStore, what: str) -> None:
+    class Configured(strategies.FedAvg):
+        def __init__(self, which: int) -> None:
+            super().__init__()
+            self.settings = SETTINGS[what][which]
+
+    start(Checkpointer(memory, "r"), Configured(0), num_rounds=1)
+    start(Checkpointer(memory, "r"), Configured(0), num_rounds=2)
+    with pytest.raises(ResumeError, match=r"settings: .* stored, .* now"):
+        start(Checkpointer(memory, "r"), Configured(1), num_rounds=3)
+
+
+def test_a_wrapped_strategy_that_is_replaced_is_reported(memory: RecordStore, caplog: pytest.LogCaptureFixture) -> None:
+    class Switching(strategies.FedAvg):
+        def __init__(self) -> None:
+            super().__init__()
+            self.within = strategies.FedAvg()
+
+        def aggregate_train(self, server_round: int, replies: Any) -> Any:
+            if server_round == 2:
+                self.within = strategies.FedAvg()
+            return super().aggregate_train(server_round, replies)
+
+    start(Checkpointer(memory, "r"), Switching())
+    assert caplog.text.count("'wrapped strategies' of the strategy has changed") == 1
