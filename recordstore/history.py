@@ -40,6 +40,11 @@ class HistoryRepository:
         connection.execute(_DELETE, [{f"old_{name}": row[name] for name in _KEY} for row in rows])
         connection.execute(insert(HistoryRow.__table__), rows)  # type: ignore[arg-type]
 
+    def text(self, run: str, round_: int, source: str) -> str | None:
+        """Return the text of one entry, None if there is none."""
+        mine = (HistoryRow.run == run, HistoryRow.round == round_, HistoryRow.source == source)
+        return self._session.scalar(select(HistoryRow.values).where(*mine))
+
     def of(self, run: str, source: str | None) -> list[HistoryEntry]:
         """Return the entries of a run by round and source.
 

@@ -164,6 +164,40 @@ class RoundKeeper(Catalog):
                 history.forget(name, after=after)
             history.add(name, checked)
 
+    def swap_history(self, run: str, entry: HistoryEntry, expected: Mapping[str, Any] | None) -> bool:
+        """Replace an entry of the history, unless another process was faster.
+
+        Parameters
+        ----------
+        run, entry
+            What to write.
+        expected
+            The values that are there now, of the same round and source; None for no such entry.
+
+        Returns
+        -------
+        bool
+            False if something else is there: then nothing was written.
+
+        Examples
+        --------
+        >>> from recordstore import HistoryEntry, RecordStore
+        >>> with RecordStore(":memory:") as store:
+        ...     first = store.swap_history("mnist", HistoryEntry(0, "count", {"n": 1}), None)
+        ...     second = store.swap_history("mnist", HistoryEntry(0, "count", {"n": 2}), None)
+        >>> first, second
+        (True, False)
+        """
+        self._check_writable()
+        name, checked = _require_run(run), _encode_entry(entry)
+        before = None if expected is None else dumps(dict(expected))
+        with self._database.write() as session:
+            history = HistoryRepository(session)
+            if history.text(name, checked[0], checked[1]) != before:
+                return False
+            history.add(name, [checked])
+        return True
+
     def _write(self, draft: Draft, *sources: Input) -> int:
         """Save the entries of sources, one behind the other, as one record; empty the sources that ask for it."""
         writer = Writer(self._database, self._pool, draft)

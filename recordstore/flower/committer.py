@@ -122,6 +122,10 @@ class Committer:
         if self._unsaved is not None:
             self._save(self._unsaved)
 
+    def abandon(self) -> None:
+        """Leave the newest round unsaved: the strategy has gone on, and its state is not that of the round any more."""
+        self._unsaved = None
+
     def _save(self, outcome: Outcome) -> None:
         checkpoint = self._checkpoint(outcome)
         saved = self._try(

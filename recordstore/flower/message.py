@@ -65,7 +65,11 @@ class MessageHooks:
                 return self.evaluate(evaluate, server_round, arrays)
 
             arguments["evaluate_fn"] = evaluate_fn
-        result = original(*bound.args, **bound.kwargs)
+        try:
+            result = original(*bound.args, **bound.kwargs)
+        except BaseException:
+            self._session.abandon()
+            raise
         self._session.finish()
         return result
 

@@ -50,6 +50,7 @@ class PrivacyBudget:
     def __init__(self, store: RecordStore, run: str, members: Iterable[Any]) -> None:
         self._store = store
         self._run = run
+        self._spent: dict[str, Any] | None = None
         self._accountants = {
             f"{index}.{name}": value
             for index, member in enumerate(members)
@@ -62,7 +63,11 @@ class PrivacyBudget:
         states = {name: accountant.state_dict() for name, accountant in self._accountants.items()}
         if states:
             spent = {"round": round_, "accountants": states}
-            self._store.add_history(self._run, [HistoryEntry(0, PRIVACY, spent)])
+            if not self._store.swap_history(self._run, HistoryEntry(0, PRIVACY, spent), self._spent):
+                raise ResumeError(
+                    f"another process spends the privacy budget of run {self._run!r}: end it, and start this one again"
+                )
+            self._spent = spent
 
     def restore(self) -> None:
         """Give the accountants what the run has spent.
@@ -73,6 +78,7 @@ class PrivacyBudget:
             It was spent under other conditions, or by an accountant that the strategy lacks.
         """
         for entry in self._store.history(self._run, source=PRIVACY):
+            self._spent = entry.values
             states = entry.values.get("accountants")
             if not isinstance(states, dict):
                 raise CorruptRecordError(f"the privacy budget of run {self._run!r} is not what was written")

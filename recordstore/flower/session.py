@@ -55,6 +55,7 @@ class Session:
         self._model: Any = None
         self._aggregated = False
         self._pending: int | None = None
+        self._trained = False
         self._reports: dict[str, Values] = {}
         self._configs: dict[str, MutableMapping[str, Any]] = {}
         self._replayed_configs: dict[str, object] = {}
@@ -145,7 +146,7 @@ class Session:
             self._model = model
         self._restore()
         self._reports = {}
-        self._pending = round_
+        self._pending, self._trained = round_, False
 
     def configure(self, kind: str, config: MutableMapping[str, Any] | None) -> None:
         """Take the configuration of a live round, after putting back what earlier rounds have made of it."""
@@ -170,6 +171,7 @@ class Session:
     def aggregated(self, round_: int, model: Any | None) -> None:
         """Take the model of a round; None keeps the one before. Charge the privacy budget before Flower has it."""
         self._budget.charge(round_)
+        self._trained = True
         if model is not None:
             self._model, self._aggregated = model, True
 
@@ -181,13 +183,21 @@ class Session:
 
     def finish(self) -> None:
         """Commit what is left at the end of a training, and have the state of its end, if all was answered."""
-        self.close()
+        self.complete()
+        self._committer.flush()
         self._restore()
 
     def close(self) -> None:
-        """Commit what is left."""
+        """Commit what is left; a round that did not come as far as to its model was not trained."""
+        if self._pending is not None and not self._trained:
+            self.abandon()
         self.complete()
         self._committer.flush()
+
+    def abandon(self) -> None:
+        """Forget the round in progress, and what is not saved yet: the state is that of a round that has failed."""
+        self._pending = None
+        self._committer.abandon()
 
     def _commit(self, round_: int) -> None:
         self._done = round_

@@ -331,3 +331,21 @@ def test_a_wrapped_strategy_that_is_replaced_is_reported(memory: RecordStore, ca
 
     start(Checkpointer(memory, "r"), Switching())
     assert caplog.text.count("'wrapped strategies' of the strategy has changed") == 1
+
+
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_round_that_failed_is_not_committed_by_leaving_the_block(memory: RecordStore, at: int, every: int) -> None:
+    whole = exact(start(None, strategies.FedAdam()))
+    strategy = strategies.FedAdam()
+    with Checkpointer(memory, "r", every=every).attach(strategy), pytest.raises(Interrupted):
+        start(None, strategy, evaluate_fn=interrupted_at(at))
+    assert memory.latest("r").round == (at - 1) // every * every
+    assert exact(start(Checkpointer(memory, "r"), strategies.FedAdam())) == whole
+
+
+def test_a_round_of_an_own_loop_without_a_model_is_not_committed(memory: RecordStore) -> None:
+    strategy, grid = strategies.FedAvg(), SmallGrid()
+    with Checkpointer(memory, "r").attach(strategy):
+        strategy.configure_train(1, initial(), config(), grid)
+    assert memory.latest("r").round == 0

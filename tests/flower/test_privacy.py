@@ -200,7 +200,7 @@ def test_a_budget_that_cannot_be_made_durable_ends_the_training(
         raise StorageFullError("the disk is full")
 
     grid = SmallGrid()
-    monkeypatch.setattr(memory, "add_history", full)
+    monkeypatch.setattr(memory, "swap_history", full)
     with pytest.raises(StorageFullError):
         start_accounted(Checkpointer(memory, "r", on_error="log"), accounted(), grid=grid)
     assert {kind for kind, _ in grid.messages} == {"train"}, "no client saw the model"
@@ -236,6 +236,18 @@ def test_an_accountant_of_other_settings_is_refused(memory: RecordStore) -> None
     strategy.accountant._config = replace(strategy.accountant.config, target_delta=1e-3)
     with pytest.raises(ResumeError, match="privacy budget of run 'r' cannot go on"):
         start_accounted(Checkpointer(memory, "r", strict=False), strategy)
+
+
+def test_two_servers_of_one_run_do_not_count_their_releases_once(memory: RecordStore) -> None:
+    start_accounted(Checkpointer(memory, "r"), accounted(), num_rounds=1)
+    one, other = accounted(), accounted()
+    with Checkpointer(memory, "r").attach(one), Checkpointer(memory, "r").attach(other):
+        one.start(SmallGrid(), initial(), 2, train_config=config(examples=7))
+        grid = SmallGrid()
+        with pytest.raises(ResumeError, match="another process spends the privacy budget of run 'r'"):
+            other.start(grid, initial(), 2, train_config=config(examples=7))
+    assert {kind for kind, _ in grid.messages} == {"train"}, "no client saw the second model"
+    assert one.privacy_spent().num_releases == 2
 
 
 def test_an_accountant_that_has_counted_more_is_not_set_back(memory: RecordStore) -> None:
