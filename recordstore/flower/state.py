@@ -20,6 +20,12 @@ logger = logging.getLogger("recordstore")
 OWN = "state_dict()"
 """Stands, among the attributes, for what a strategy itself says of its state."""
 
+CONTAINER_LEVELS = 4
+"""How deep a strategy may lie in the lists, tuples and dicts of an attribute; one that holds itself has no end."""
+
+GONE = ""
+"""Stands, among the attributes, for the names of those that were deleted."""
+
 UNCHANGED = object()
 """What stands for an attribute that is as it was at the beginning."""
 
@@ -38,16 +44,13 @@ def strategy_tree(strategy: Any) -> list[tuple[str, Any]]:
     return found
 
 
-def _strategies_in(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Yield the strategies that an attribute is, or that a list, tuple or dict in it holds."""
+def _strategies_in(value: Any, path: str, levels: int = CONTAINER_LEVELS) -> Iterator[tuple[str, Any]]:
+    """Yield the strategies that an attribute is, or that lists, tuples and dicts in it hold."""
     if _is_strategy(value):
         yield path, value
-    elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            yield from _strategies_in(item, f"{path}.{index}")
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _strategies_in(item, f"{path}.{key}")
+    elif levels and isinstance(value, (list, tuple, dict)):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _strategies_in(item, f"{path}.{key}", levels - 1)
 
 
 class StrategyState:
@@ -114,7 +117,8 @@ class StrategyState:
 
     def _capture(self, member: "_Member", encoder: Encoder) -> dict[str, Any]:
         changed: dict[str, Any] = {}
-        for name, value in member.attributes():
+        attributes = dict(member.attributes())  # once: it may ask the strategy for its state
+        for name, value in attributes.items():
             if member.inside_noise and name in BEFORE_NOISE:
                 continue
             before = len(encoder.arrays)
@@ -130,8 +134,8 @@ class StrategyState:
                 self._report(member, name, value, InvalidTypeError("it may be a model before noise"))
                 continue
             changed[name] = data
-        if gone := sorted(member.begin.keys() - dict(member.attributes()).keys()):
-            changed[""] = gone
+        if gone := sorted(member.begin.keys() - attributes.keys()):
+            changed[GONE] = gone
         if changed and member.inside_noise and not self._store_unnoised:
             raise InvalidValueError(
                 f"{member.path}{next(iter(changed)) or gone[0]} changed inside a differential-privacy wrapper: it "
@@ -202,7 +206,7 @@ class _Member:
     def restore(self, saved: dict[str, Any], decoder: Decoder) -> None:
         """Set the attributes that had changed."""
         for name, data in saved.items():
-            if name == "":
+            if name == GONE:
                 for gone in data:
                     with contextlib.suppress(AttributeError):
                         object.__delattr__(self.strategy, gone)

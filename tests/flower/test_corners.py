@@ -349,3 +349,32 @@ def test_a_round_of_an_own_loop_without_a_model_is_not_committed(memory: RecordS
     with Checkpointer(memory, "r").attach(strategy):
         strategy.configure_train(1, initial(), config(), grid)
     assert memory.latest("r").round == 0
+
+
+def test_a_container_that_holds_itself_is_no_obstacle(memory: RecordStore) -> None:
+    class Looping(strategies.FedAvg):
+        def __init__(self) -> None:
+            super().__init__()
+            self.loop: list[Any] = [strategies.FedAvg()]
+            self.loop.append(self.loop)
+
+    whole = exact(start(None, Looping()))
+    assert exact(resumed(memory, Looping)[1]) == whole
+
+
+def test_a_strategy_is_asked_for_its_state_once_a_commit(memory: RecordStore) -> None:
+    asked: list[int] = []
+
+    class Telling(strategies.FedAvg):
+        def state_dict(self) -> dict[str, Any]:
+            asked.append(1)
+            return {}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            raise NotImplementedError
+
+    checkpointer = Checkpointer(memory, "r")
+    with checkpointer.attach(strategy := Telling()):
+        asked.clear()
+        start(None, strategy, num_rounds=3)
+    assert len(asked) == 4, "of the rounds 0 to 3"
