@@ -8,6 +8,9 @@ it lacks becomes an object of one key that begins with ``$``::
     b"ab"          {"$bytes": "YWI="}                  base64
     (1, 2)         {"$tuple": [1, 2]}                  likewise $set and $frozenset
     {7: 1}         {"$dict": [[7, 1]]}                 likewise $ordered (OrderedDict) and $counter (Counter)
+    deque([1], 9)  {"$deque": [[1], 9]}                its items and maxlen
+    1 + 2j         {"$complex": [1.0, 2.0]}            likewise $bytearray, of bytes
+    defaultdict    {"$defaultdict": ["list", [[7, 1]]]}     name of a built-in factory, or null, and the pairs
     np.float32(1)  {"$scalar": ["<f4", "0000803f"]}    dtype and bytes of a NumPy scalar, in hexadecimal
 
 All others are plain JSON, ``1.0`` with its point. Nothing else is taken: no subclasses, since another type would come
@@ -19,7 +22,7 @@ import json
 import math
 import re
 import struct
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -119,9 +122,16 @@ def _encode(value: Any, other: Encoder | None) -> Any:
         return {_COLLECTIONS[kind]: items if kind is tuple else sorted(items, key=to_text)}
     if kind in _MAPPINGS:
         return _encode_dict(value, other)
+    return _encode_parts(value, other) or (other or _refuse)(value)
+
+
+def _encode_parts(value: Any, other: Encoder | None) -> Any | None:
+    kind = type(value)
+    if kind in _PARTS and (parts := _PARTS[kind](value)) is not None:
+        return {f"${kind.__name__}": _encode(parts, other)}
     if isinstance(value, np.generic) and (parts := _scalar_parts(value)):
         return {"$scalar": parts}
-    return (other or _refuse)(value)
+    return None
 
 
 def _encode_dict(value: dict[Any, Any], other: Encoder | None) -> Any:
@@ -129,6 +139,13 @@ def _encode_dict(value: dict[Any, Any], other: Encoder | None) -> Any:
     if plain:
         return {_encode_str(key): _encode(item, other) for key, item in value.items()}
     return {_MAPPINGS[type(value)]: [[_encode(key, other), _encode(item, other)] for key, item in value.items()]}
+
+
+def _defaultdict_parts(value: defaultdict[Any, Any]) -> list[Any] | None:
+    """Return the factory and the pairs, None for another factory than the types that are empty when called."""
+    factory = value.default_factory
+    name = None if factory is None else getattr(factory, "__name__", "")
+    return [name, [list(pair) for pair in value.items()]] if _FACTORIES.get(name) is factory else None
 
 
 def _scalar_parts(value: np.generic) -> list[str] | None:
@@ -214,6 +231,13 @@ _ATOMS: dict[type, Callable[[Any], Any]] = {
 }
 _COLLECTIONS: dict[type, str] = {tuple: "$tuple", set: "$set", frozenset: "$frozenset"}
 _MAPPINGS: dict[type, str] = {dict: "$dict", OrderedDict: "$ordered", Counter: "$counter"}
+_PARTS: dict[type, Callable[[Any], Any]] = {
+    complex: lambda value: [value.real, value.imag],
+    bytearray: bytes,
+    deque: lambda value: [list(value), value.maxlen],
+    defaultdict: _defaultdict_parts,
+}
+_FACTORIES: dict[Any, Any] = {None: None} | {kind.__name__: kind for kind in (bool, int, float, str, list, dict, set)}
 _LEAVES: dict[str, Callable[[Any], Any]] = {
     "$int": lambda text: int(text, 16),
     "$float": _from_special,
@@ -227,4 +251,8 @@ _MAKERS: dict[str, Callable[[list[Any]], Any]] = {
     "$dict": dict,
     "$ordered": OrderedDict,
     "$counter": lambda pairs: Counter(dict(pairs)),
+    "$complex": lambda parts: complex(*parts),
+    "$bytearray": bytearray,
+    "$deque": lambda parts: deque(*parts),
+    "$defaultdict": lambda parts: defaultdict(_FACTORIES[parts[0]], dict(parts[1])),
 }

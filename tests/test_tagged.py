@@ -1,6 +1,5 @@
 """Values as tagged JSON: back to the bit and the type, texts that never change, and nothing else taken."""
 
-import collections
 import contextlib
 import decimal
 import enum
@@ -11,7 +10,7 @@ import struct
 import subprocess
 import sys
 import types
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict, deque
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -36,6 +35,12 @@ def spelled(value: Any) -> Any:
         return kind, struct.pack(">d", value)
     if kind is int:
         return kind, hex(value)
+    if kind is deque:
+        return kind, value.maxlen, spelled(list(value))
+    if kind is defaultdict:
+        return kind, value.default_factory, spelled(dict(value))
+    if kind is complex:
+        return kind, spelled([value.real, value.imag])
     if kind in (list, tuple):
         return kind, [spelled(item) for item in value]
     if kind in (set, frozenset):
@@ -155,6 +160,13 @@ GOLDEN: list[tuple[Any, str]] = [
     (OrderedDict(), '{"$ordered":[]}'),
     (OrderedDict([("b", 1), ("a", 2)]), '{"$ordered":[["b",1],["a",2]]}'),
     (Counter("aab"), '{"$counter":[["a",2],["b",1]]}'),
+    (complex(1, -2), '{"$complex":[1.0,-2.0]}'),
+    (complex(math.inf, 0), '{"$complex":[{"$float":"inf"},0.0]}'),
+    (bytearray(b"ab"), '{"$bytearray":{"$bytes":"YWI="}}'),
+    (deque([1, (2,)], 5), '{"$deque":[[1,{"$tuple":[2]}],5]}'),
+    (deque(), '{"$deque":[[],null]}'),
+    (defaultdict(list, {7: [1]}), '{"$defaultdict":["list",[[7,[1]]]]}'),
+    (defaultdict(None, {"a": 1}), '{"$defaultdict":[null,[["a",1]]]}'),
     (np.float32(1), '{"$scalar":["<f4","0000803f"]}'),
     (np.float64(1), '{"$scalar":["<f8","000000000000f03f"]}'),
     (np.int64(-2), '{"$scalar":["<i8","feffffffffffffff"]}'),
@@ -258,15 +270,14 @@ REFUSED: list[Any] = [
     type("Ordered", (OrderedDict,), {})(),
     type("Count", (Counter,), {})(),
     Half(1),
-    collections.defaultdict(int),
-    collections.deque(),
+    defaultdict(lambda: 0),
+    defaultdict(Counter),
+    type("Deque", (deque,), {})(),
     types.MappingProxyType({}),
     object(),
     int,
     len,
-    1j,
     range(3),
-    bytearray(b"x"),
     memoryview(b"x"),
     iter([]),
     decimal.Decimal(1),

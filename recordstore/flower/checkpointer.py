@@ -10,6 +10,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from recordstore.exceptions import InvalidTypeError, InvalidValueError
 from recordstore.flower.hooks import Hooks
 from recordstore.flower.legacy import LEGACY_API, LegacyHooks
+from recordstore.flower.marks import has_state_dict
 from recordstore.flower.message import MESSAGE_API, MessageHooks
 from recordstore.flower.options import Options
 from recordstore.flower.session import Session
@@ -44,7 +45,7 @@ class Checkpointer:
         Save each ``every``-th round, and always the last; metrics are kept of all rounds.
     extra_state
         More objects that belong to the training and have ``state_dict()`` and ``load_state_dict()``, such as schedulers
-        or early stopping: a mapping of names to objects, or a sequence of objects.
+        or early stopping: one object, a sequence of objects, or a mapping of names to objects.
     strict
         Refuse to resume with another class of strategy, other hyper-parameters or another initial model. False only
         warns of it.
@@ -218,6 +219,8 @@ def _check_resume(resume: object) -> str:
 
 
 def _by_name(extra_state: Mapping[str, Any] | Iterable[Any]) -> dict[str, Any]:
+    if has_state_dict(extra_state):
+        return {"0": extra_state}
     if isinstance(extra_state, Mapping):
         return {check_text("a name in extra_state", name, limit=200): one for name, one in extra_state.items()}
     if not isinstance(extra_state, Iterable):

@@ -7,7 +7,7 @@ from recordstore.exceptions import InvalidTypeError, ResumeError
 from recordstore.flower.codec import Encoder
 from recordstore.flower.marks import has_state_dict
 from recordstore.flower.options import Options
-from recordstore.flower.past import Past
+from recordstore.flower.past import SAME, Past
 from recordstore.flower.state import StrategyState
 
 logger = logging.getLogger("recordstore")
@@ -36,8 +36,8 @@ def check_resume(options: Options, past: Past | None, strategy: StrategyState, r
         return
     if resume == "never":
         raise ResumeError(f"resume='never', and run {run!r} has rounds up to {past.last_round}: choose another run")
-    names = options.extra_state.keys() ^ past.state["extra"].keys()
-    differences = strategy.differences(past.state["strategy"])
+    names = options.extra_state.keys() ^ past.state.extra.keys()
+    differences = strategy.differences(past.state.strategy)
     differences += [f"extra_state {name!r}: only one of stored and given" for name in sorted(names)]
     if differences:
         refuse(options, differences)
@@ -52,13 +52,31 @@ def check_initial(options: Options, past: Past, names: Iterable[str], digest: st
     ResumeError
         It is another one.
     """
-    if digest == past.state["initial_digest"]:
+    if digest == past.state.initial_digest:
         return
     stored, given = set(past.info.names), set(names)
     text = "the names are the same, and the values others than those that the run began with"
     if stored != given:
         text = f"other names, only stored: {sorted(stored - given)}, only given: {sorted(given - stored)}"
     refuse(options, [f"initial_arrays: {text}"])
+
+
+def check_replay(options: Options, past: Past, digest: str) -> None:
+    """Compare the model that the first live round begins with with the one that it began with the first time.
+
+    Raises
+    ------
+    ResumeError
+        It is another one: a ``start`` that the user wrote does not come to the same when its rounds are replayed.
+    """
+    expected = past.info.digest if past.state.next_digest == SAME else past.state.next_digest
+    if digest != expected:
+        text = (
+            f"after round {past.last_round} its start() goes on with another model than the first time: committed "
+            "rounds have no replies, and still start() has to call aggregate_train in each, and to go on with what "
+            "that returns"
+        )
+        refuse(options, [text])
 
 
 def refuse(options: Options, differences: list[str]) -> None:

@@ -3,12 +3,14 @@
 Plain values are written as :mod:`recordstore.tagged` says. What JSON has no room for is kept as an array of the
 checkpoint, which the JSON names, and what has a type of its own becomes one of these tags::
 
-    $array     an ndarray                $tensor        a torch.Tensor
+    $array     an ndarray                $tensor        a torch.Tensor; $parameter: a torch.nn.Parameter
     $long      bytes of 1 KiB and more   $ArrayRecord   [[key, array], ...]
     $ConfigRecord, $MetricRecord         their items    $Parameters    [tensor_type, [array, ...]]
     $Random    state of random.Random    $Generator, $RandomState   state of those of numpy.random
+    $torch.Generator    [device, state]
 
-An attribute with ``state_dict()`` is written as ``$state_dict``, and loaded into the object that is there.
+An array that is there twice is kept once, and is one array again. An attribute with ``state_dict()`` is written as
+``$state_dict``, and loaded into the object that is there.
 """
 
 import dataclasses
@@ -25,11 +27,11 @@ from flwr.common import Parameters
 
 from recordstore.array import Array
 from recordstore.arrayrecord import ArrayRecord
-from recordstore.exceptions import InvalidTypeError, InvalidValueError
+from recordstore.exceptions import CorruptRecordError, InvalidTypeError, RecordStoreError
 from recordstore.flower.convert import to_flower
 from recordstore.identity import content_digest
 from recordstore.tagged import decode, encode
-from recordstore.tensor import is_tensor
+from recordstore.tensor import is_tensor, loaded_torch, require_torch
 
 _PLAIN_RECORDS: dict[str, Any] = {"$ConfigRecord": ConfigRecord, "$MetricRecord": MetricRecord}
 
@@ -50,6 +52,7 @@ class Encoder:
 
     def __init__(self, *, private: bool = False) -> None:
         self._private = private
+        self._names: dict[int, str] = {}
         self.arrays: dict[str, Any] = {}
 
     def encode(self, value: Any, label: str) -> Any:
@@ -73,9 +76,13 @@ class Encoder:
             del self.arrays[name]
 
     def keep(self, array: Any, label: str) -> str:
-        """Take an array, and return the name that stands for it."""
+        """Take an array, and return the name that stands for it: the same one for the same array."""
+        known = self._names.get(id(array), "")
+        if self.arrays.get(known) is array:
+            return known
         name = f"{label}.{len(self.arrays)}"
         self.arrays[name] = array
+        self._names[id(array)] = name
         return name
 
     def _other(self, value: Any, label: str) -> Any:
@@ -85,7 +92,7 @@ class Encoder:
         if kind is bytes:
             return {"$long": self.keep(Array("uint8", [len(value)], "bytes", value), label)}
         if is_tensor(value):
-            return {"$tensor": self.keep(value, label)}
+            return self._tensor(value, label)
         if isinstance(value, (ArrayRecord, FlowerArrayRecord)):
             return {"$ArrayRecord": [[key, self.keep(array, label)] for key, array in value.items()]}
         if isinstance(value, Parameters):
@@ -103,7 +110,17 @@ class Encoder:
             return {"$Generator": self.encode(value.bit_generator.state, label)}
         if type(value) is np.random.RandomState and not self._private:
             return {"$RandomState": self.encode(value.get_state(legacy=False), label)}
+        torch = loaded_torch()
+        if torch is not None and type(value) is torch.Generator and not self._private:
+            return {"$torch.Generator": [str(value.device), self.encode(value.get_state(), label)]}
         raise InvalidTypeError(f"a {type(value).__module__}.{type(value).__qualname__}")
+
+    def _tensor(self, value: Any, label: str) -> Any:
+        torch = require_torch("checkpoints of tensors")
+        kinds = {torch.Tensor: "$tensor", torch.nn.Parameter: "$parameter"}
+        if type(value) not in kinds:
+            raise InvalidTypeError(f"a {type(value).__module__}.{type(value).__qualname__}")
+        return {kinds[type(value)]: [self.keep(value, label), value.requires_grad]}
 
 
 class Fingerprint(Encoder):
@@ -142,62 +159,84 @@ class Decoder:
 
     def __init__(self, arrays: Mapping[str, Array]) -> None:
         self._arrays = arrays
+        self._made: dict[str, Any] = {}
+        self._makers: dict[str, Callable[[Any], Any]] = {
+            "$array": lambda name: self._once(name, lambda array: array.numpy()),
+            "$long": lambda name: self._arrays[name].data,
+            "$tensor": lambda content: self._tensor(*content),
+            "$parameter": lambda content: self._parameter(*content),
+            "$ArrayRecord": self._array_record,
+            "$Parameters": self._parameters,
+            "$Random": lambda content: _with_state(random.Random(), "setstate", self.decode(content)),  # noqa: S311
+            "$Generator": self._generator,
+            "$RandomState": lambda content: _with_state(np.random.RandomState(), "set_state", self.decode(content)),
+            "$torch.Generator": self._torch_generator,
+        }
 
     def decode(self, data: Any) -> Any:
         """Return a new value.
 
         Raises
         ------
-        InvalidValueError
-            The data are of a newer version.
+        CorruptRecordError
+            The data are not what was written, or were written by a newer version.
         """
-        return decode(data, self._other)
+        try:
+            return decode(data, self._other)
+        except RecordStoreError:
+            raise
+        except Exception as error:  # whatever the makers of values raise for what is none
+            raise CorruptRecordError(f"the state in the checkpoint cannot be understood: {error!r:.200}") from error
 
     def _other(self, tag: str, content: Any) -> Any:
         if tag in _PLAIN_RECORDS:
             return _PLAIN_RECORDS[tag](self.decode(content))
-        makers: dict[str, Callable[[Any], Any]] = {
-            "$array": lambda name: self._arrays[name].numpy(),
-            "$long": lambda name: self._arrays[name].data,
-            "$tensor": self._tensor,
-            "$ArrayRecord": self._array_record,
-            "$Parameters": self._parameters,
-            "$Random": self._random,
-            "$Generator": self._generator,
-            "$RandomState": self._random_state,
-        }
-        if tag not in makers:
-            raise InvalidValueError(f"the tag {tag!r} is unknown: written by a newer version of recordstore?")
-        return makers[tag](content)
+        if tag not in self._makers:
+            raise CorruptRecordError(f"the tag {tag!r} is unknown: written by a newer version of recordstore?")
+        return self._makers[tag](content)
+
+    def _once(self, name: str, make: Callable[[Array], Any]) -> Any:
+        """Return what is made of an array, the same object whenever it is asked for."""
+        if name not in self._made:
+            self._made[name] = make(self._arrays[name])
+        return self._made[name]
+
+    def _tensor(self, name: str, requires_grad: bool) -> Any:  # noqa: FBT001 - as the tag has it
+        return self._once(name, lambda array: _to_tensor(array).requires_grad_(requires_grad))
+
+    def _parameter(self, name: str, requires_grad: bool) -> Any:  # noqa: FBT001 - as the tag has it
+        torch = require_torch("checkpoints of tensors")
+        return self._once(name, lambda array: torch.nn.Parameter(_to_tensor(array), requires_grad=requires_grad))
 
     def _array_record(self, content: list[tuple[str, str]]) -> FlowerArrayRecord:
         return to_flower(ArrayRecord({key: self._arrays[name] for key, name in content}))
-
-    def _tensor(self, name: str) -> Any:
-        return ArrayRecord({name: self._arrays[name]}).to_torch_state_dict()[name]
 
     def _parameters(self, content: tuple[str, list[str]]) -> Parameters:
         tensor_type, names = content
         return Parameters(tensors=[self._arrays[name].data for name in names], tensor_type=tensor_type)
 
-    def _random(self, content: Any) -> random.Random:
-        generator = random.Random()  # noqa: S311 - not for secrets: a strategy's own generator
-        generator.setstate(self.decode(content))
-        return generator
-
-    def _random_state(self, content: Any) -> np.random.RandomState:
-        generator = np.random.RandomState()
-        generator.set_state(self.decode(content))
-        return generator
-
     def _generator(self, content: Any) -> np.random.Generator:
         state = self.decode(content)
         kind = getattr(np.random, state["bit_generator"], None)
         if not (isinstance(kind, type) and issubclass(kind, np.random.BitGenerator)):
-            raise InvalidValueError(f"NumPy has no bit generator {state['bit_generator']!r}")
+            raise CorruptRecordError(f"NumPy has no bit generator {state['bit_generator']!r}")
         bits = kind()
         bits.state = state
         return np.random.Generator(bits)
+
+    def _torch_generator(self, content: tuple[str, Any]) -> Any:
+        device, state = content
+        generator = require_torch("checkpoints of generators").Generator(device)
+        return _with_state(generator, "set_state", self.decode(state))
+
+
+def _to_tensor(array: Array) -> Any:
+    return ArrayRecord({"": array}).to_torch_state_dict()[""]
+
+
+def _with_state(generator: Any, method: str, state: Any) -> Any:
+    getattr(generator, method)(state)
+    return generator
 
 
 def qualified_name(thing: Any) -> str:

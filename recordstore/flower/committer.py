@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from recordstore import __version__
@@ -21,7 +21,7 @@ from recordstore.flower.codec import Encoder
 from recordstore.flower.options import Api, Options
 from recordstore.flower.past import FORMAT, Values
 from recordstore.flower.randomness import save_random
-from recordstore.flower.state import StrategyState
+from recordstore.flower.state import StrategyState, UnnoisedStateError
 from recordstore.info import HistoryEntry
 from recordstore.rounds import Checkpoint
 from recordstore.store import RecordStore
@@ -33,7 +33,7 @@ logger = logging.getLogger("recordstore")
 PREFIXES = {"train": "train/", "evaluate/loss": "evaluate/", "evaluate": "evaluate/", "server/loss": "", "server": ""}
 """Under which names the metrics of each source are saved with a record; the last one wins."""
 
-FATAL = (RecordExistsError, ReadOnlyStoreError, StoreClosedError, ForkError)
+FATAL = (RecordExistsError, ReadOnlyStoreError, StoreClosedError, ForkError, UnnoisedStateError)
 """Failures of a save that no later round mends: another process trains the same run, or nothing can ever be saved."""
 
 
@@ -46,9 +46,9 @@ class Outcome:
     round
         Its number, 0 for the initial model.
     model
-        The global model, in the type of the API.
-    aggregated
-        Whether it has come out of an aggregation, in this round or in an earlier one.
+        The global model, as a record.
+    next_digest
+        Digest of the model that the next round begins with, ``SAME`` if it is this one, None if that is not known.
     reports
         Metrics by source.
     configs
@@ -57,7 +57,7 @@ class Outcome:
 
     round: int
     model: Any
-    aggregated: bool
+    next_digest: str | None
     reports: Mapping[str, Values]
     configs: Mapping[str, Mapping[str, Any]]
 
@@ -127,12 +127,11 @@ class Committer:
         self._unsaved = None
 
     def _save(self, outcome: Outcome) -> None:
-        checkpoint = self._checkpoint(outcome)
         saved = self._try(
             outcome.round,
             lambda: self._options.store.save_checkpoint(
-                self._api.to_record(outcome.model),
-                checkpoint,
+                outcome.model,
+                self._checkpoint(outcome),
                 run=self._options.run,
                 round=outcome.round,
                 metrics=_scalars(outcome.reports),
@@ -160,7 +159,7 @@ class Committer:
         except RecordStoreError:
             if self._options.on_error == "raise":
                 raise
-            text = "Round %d of run %r was not saved; the training goes on, and the next round is tried"
+            text = "Round %d of run %r was not saved; the training goes on, and the next save is to make up for it"
             logger.exception(text, round_, self._options.run)
             return False
         self._backlog, self._forget_after = [], None
@@ -176,7 +175,7 @@ class Committer:
             "flwr": _flwr_version(),
             "recordstore": __version__,
             "initial_digest": self._initial_digest,
-            "aggregated": outcome.aggregated,
+            "next_digest": outcome.next_digest,
             "strategy": self._strategy.describe(),
             "state": self._strategy.capture(encoder),
             "configs": {kind: encoder.encode(dict(config), f"{kind}_config") for kind, config in configs},
@@ -204,7 +203,10 @@ def keepable(source: str, values: Any) -> Values:
 
 @cache
 def _flwr_version() -> str:
-    return version("flwr")
+    try:
+        return version("flwr")
+    except PackageNotFoundError:
+        return version("flwr-nightly")
 
 
 def _scalars(reports: Mapping[str, Values]) -> dict[str, float]:

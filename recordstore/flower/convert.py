@@ -1,5 +1,8 @@
 """Records of this package as those of Flower and back; the bytes of the arrays are shared, not copied."""
 
+from collections.abc import Callable
+from typing import Any
+
 from flwr.app import Array as FlowerArray
 from flwr.app import ArrayRecord as FlowerArrayRecord
 from flwr.common import Parameters
@@ -59,6 +62,28 @@ def from_flower(record: FlowerArrayRecord) -> ArrayRecord:
     array([1., 1.])
     """
     return ArrayRecord.from_array_dict(record)  # type: ignore[arg-type]
+
+
+class StoredModel(FlowerArrayRecord):
+    """A record that is read when something of it is asked for; from then on it is an ``ArrayRecord`` like any other.
+
+    Parameters
+    ----------
+    load
+        Reads it; what it raises comes out of whatever asked.
+    """
+
+    def __init__(self, load: Callable[[], FlowerArrayRecord]) -> None:
+        object.__setattr__(self, "_load", load)
+
+    def __getattribute__(self, name: str) -> Any:
+        if name != "__class__":  # which isinstance asks for
+            contents = vars(object.__getattribute__(self, "_load")())
+            object.__setattr__(self, "__class__", FlowerArrayRecord)
+            own = object.__getattribute__(self, "__dict__")
+            own.clear()
+            own.update(contents)
+        return object.__getattribute__(self, name)
 
 
 def from_parameters(parameters: Parameters) -> ArrayRecord:

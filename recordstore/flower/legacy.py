@@ -77,6 +77,7 @@ class LegacyHooks:
         self._session.expect(parameters)
         if self._session.past is None:
             return parameters
+        self._session.restore_if_complete()
         stored: Parameters = self._session.load_model()
         return stored
 

@@ -8,13 +8,13 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp.strategy import Strategy
 
-from recordstore.flower.convert import to_flower
+from recordstore.flower.convert import StoredModel, to_flower
 from recordstore.flower.options import Api
 from recordstore.flower.session import Session
 
 logger = logging.getLogger("recordstore")
 
-MESSAGE_API = Api("flwr.serverapp", to_record=lambda arrays: arrays, from_record=to_flower)
+MESSAGE_API = Api("flwr.serverapp", to_record=dict, from_record=to_flower)
 
 Aggregate = tuple[ArrayRecord | None, MetricRecord | None]
 Evaluate = Callable[[int, ArrayRecord], MetricRecord | None]
@@ -33,8 +33,8 @@ class MessageHooks:
         self._commits_at_once = type(strategy).start is Strategy.start and "start" not in vars(strategy)
         if session.options.every > 1 and not self._commits_at_once:
             logger.warning(
-                "%s has a start() of its own, which asks for the model of each round when it is resumed, and every=%d "
-                "keeps some of them only: use every=1",
+                "%s has a start() of its own, and every=%d keeps the models of some rounds only: a start() that looks "
+                "at the model of each round can be resumed with every=1 only",
                 type(strategy).__name__,
                 session.options.every,
             )
@@ -74,36 +74,41 @@ class MessageHooks:
         return result
 
     def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Any
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Any, *more: Any, **named: Any
     ) -> Iterable[Message]:
         """Begin a live round."""
         if self._session.replays(server_round):
-            self._session.replay_configure("train", config)
+            if server_round == 1:
+                self._session.expect(arrays)
+            self._session.configs.replay("train", config)
             return []
         self._session.begin(server_round, arrays)
-        self._session.configure("train", config)
-        messages: Iterable[Message] = self._call("configure_train", server_round, arrays, config, grid)
+        self._session.configs.use("train", config)
+        messages: Iterable[Message] = self._original["configure_train"](
+            server_round, arrays, config, grid, *more, **named
+        )
         return messages
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Aggregate:
         """Aggregate replies in the order of the nodes; what comes of it is charged before anybody sees it."""
         if self._session.replays(server_round):
-            arrays = self._session.replay_model(server_round, always=not self._commits_at_once)
-            return arrays, self._metrics(server_round, "train")
-        result: Aggregate = self._call("aggregate_train", server_round, self._sorted(replies))
+            return self._stored_model(server_round), self._metrics(server_round, "train")
+        result: Aggregate = self._original["aggregate_train"](server_round, self._sorted(replies))
         self._session.aggregated(server_round, result[0])
         self._session.report("train", result[1])
         return result
 
     def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Any
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Any, *more: Any, **named: Any
     ) -> Iterable[Message]:
         """Configure the evaluation of a live round by clients."""
         if self._session.replays(server_round):
-            self._session.replay_configure("evaluate", config)
+            self._session.configs.replay("evaluate", config)
             return []
-        self._session.configure("evaluate", config)
-        messages: Iterable[Message] = self._call("configure_evaluate", server_round, arrays, config, grid)
+        self._session.configs.use("evaluate", config)
+        messages: Iterable[Message] = self._original["configure_evaluate"](
+            server_round, arrays, config, grid, *more, **named
+        )
         return messages
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -111,7 +116,7 @@ class MessageHooks:
         if self._session.replays(server_round):
             stored: MetricRecord | None = self._metrics(server_round, "evaluate")
             return stored
-        metrics: MetricRecord | None = self._call("aggregate_evaluate", server_round, self._sorted(replies))
+        metrics: MetricRecord | None = self._original["aggregate_evaluate"](server_round, self._sorted(replies))
         self._session.report("evaluate", metrics)
         return metrics
 
@@ -133,6 +138,16 @@ class MessageHooks:
                 self._session.complete()
         return metrics
 
+    def _stored_model(self, server_round: int) -> ArrayRecord | None:
+        """Return the model of a committed round; read only if a ``start`` that the user wrote looks at it."""
+        session = self._session
+        if not self._commits_at_once and not session.aggregates(server_round):
+            return None
+        if self._commits_at_once or server_round == session.last_replayed():
+            model: ArrayRecord | None = session.replay_model(server_round)
+            return model
+        return StoredModel(lambda: session.load_model(server_round))
+
     def _metrics(self, server_round: int, source: str) -> Any:
         """Return what was reported: a dict, if it holds what Flower's records refuse."""
         values = self._session.stored(server_round, source)
@@ -146,9 +161,6 @@ class MessageHooks:
         if not self._session.options.sort_replies:
             return replies
         return sorted(replies, key=lambda reply: reply.metadata.src_node_id)
-
-    def _call(self, name: str, *args: Any) -> Any:
-        return self._original[name](*args)
 
 
 class _Arguments:

@@ -1,18 +1,51 @@
 """What is stored of a run: the checkpoint to go on from, and the answers to all rounds up to it."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from recordstore.arrayrecord import ArrayRecord
-from recordstore.exceptions import RecordNotFoundError, ResumeError
+from recordstore.exceptions import CorruptRecordError, RecordNotFoundError, ResumeError
 from recordstore.flower.codec import Decoder
 from recordstore.info import RecordInfo
-from recordstore.rounds import Checkpoint
 from recordstore.store import RecordStore
 
 FORMAT = 1
 """Version of the layout of the state, which a checkpoint names."""
 
+NOT_AGGREGATED = "not_aggregated"
+"""The source, in the history, of rounds that have kept the model before: no client, or not enough of them, replied."""
+
+SAME = "same"
+"""Stands for the digest of the model that the next round begins with, if it is the one that was saved."""
+
 Values = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """What the JSON of a checkpoint says, as far as a resume needs it.
+
+    Attributes
+    ----------
+    initial_digest
+        Of the model that the run began with.
+    next_digest
+        Of the model that the next round begins with: a digest, ``SAME``, or None if it was not known.
+    strategy
+        Classes and hyper-parameters, see :meth:`StrategyState.describe`.
+    strategy_state
+        What has changed of it, by path and attribute.
+    configs, random, extra
+        Configurations by kind, states of generators by name, and those of the objects in ``extra_state``.
+    """
+
+    initial_digest: str
+    next_digest: str | None
+    strategy: list[dict[str, Any]]
+    strategy_state: dict[str, dict[str, Any]]
+    configs: dict[str, Any]
+    random: dict[str, Any]
+    extra: dict[str, Any]
 
 
 class Past:
@@ -28,13 +61,13 @@ class Past:
         What the JSON of the checkpoint says.
     """
 
-    def __init__(self, store: RecordStore, run: str, info: RecordInfo, checkpoint: Checkpoint) -> None:
+    def __init__(self, store: RecordStore, run: str, info: RecordInfo, state: SavedState, arrays: Any) -> None:
         self._store = store
         self._run = run
         self.info = info
         self.last_round: int = info.round or 0
-        self.state: dict[str, Any] = checkpoint.state
-        self.decoder = Decoder(checkpoint.arrays)
+        self.state = state
+        self.decoder = Decoder(arrays)
         self._values = {
             (round_, source): values for round_, source, values in store.history(run) if round_ <= self.last_round
         }
@@ -42,6 +75,14 @@ class Past:
     def values(self, round_: int, source: str) -> Values | None:
         """Return what was reported of a round, None if nothing was."""
         return self._values.get((round_, source))
+
+    def has_aggregated(self, round_: int) -> bool:
+        """Return whether a model came out of the aggregation of a round."""
+        return (round_, NOT_AGGREGATED) not in self._values
+
+    def ever_aggregated(self, round_: int) -> bool:
+        """Return whether the model after a round has come out of any aggregation: else it is the initial one."""
+        return any(self.has_aggregated(number) for number in range(1, round_ + 1))
 
     def release(self) -> None:
         """Let go of the arrays of the state, once it is restored: they may be twice as large as the model."""
@@ -55,14 +96,15 @@ class Past:
         ResumeError
             No record of this round is kept.
         """
-        if round_ == self.last_round:
+        if not any(self.has_aggregated(later) for later in range(round_ + 1, self.last_round + 1)):
             return self._store.load(self.info)
         try:
             return self._store.load(f"{self._run}@{round_}")
         except RecordNotFoundError:
             raise ResumeError(
-                f"the model of round {round_} of run {self._run!r} is asked for and was not kept (deleted, or left out "
-                "by every=N): keep all rounds of a strategy with a start() of its own, or go on with strict=False"
+                f"the model of round {round_} of run {self._run!r} is asked for, and was not kept (deleted, or left "
+                f"out by every=N): go on with num_rounds of {self.last_round} or more, and keep all rounds of a "
+                "strategy whose start() looks at the model of each"
             ) from None
 
 
@@ -73,6 +115,8 @@ def find_past(store: RecordStore, run: str, api: str) -> Past | None:
     ------
     ResumeError
         The newest record of the run was saved by something else.
+    CorruptRecordError
+        The checkpoint is not what was written.
     """
     info = store.latest(run)
     if info is None:
@@ -83,6 +127,31 @@ def find_past(store: RecordStore, run: str, api: str) -> Past | None:
         raise ResumeError(
             f"record {info.id} of run {run!r} is no checkpoint of {api}: choose another run name for this training"
         )
-    if state.get("format") != FORMAT:
+    if type(state.get("format")) is not int or state["format"] != FORMAT:
         raise ResumeError(f"the checkpoint {info.id} of run {run!r} needs a newer recordstore: upgrade it")
-    return Past(store, run, info, checkpoint)
+    try:
+        saved = _parse(state)
+    except (LookupError, TypeError) as error:
+        raise CorruptRecordError(f"the checkpoint {info.id} of run {run!r} cannot be understood: {error!r}") from error
+    return Past(store, run, info, saved, checkpoint.arrays)
+
+
+def _parse(state: dict[str, Any]) -> SavedState:
+    members = [_expect(member, dict) for member in _expect(state["strategy"], list)]
+    for member in members:
+        _expect(member["path"], str), _expect(member["class"], str), _expect(member["hyperparameters"], dict)
+    return SavedState(
+        initial_digest=_expect(state["initial_digest"], str),
+        next_digest=_expect(state["next_digest"], str | None),
+        strategy=members,
+        strategy_state={path: _expect(changed, dict) for path, changed in _expect(state["state"], dict).items()},
+        configs=_expect(state["configs"], dict),
+        random=_expect(state["random"], dict),
+        extra=_expect(state["extra"], dict),
+    )
+
+
+def _expect(part: Any, kind: Any) -> Any:
+    if not isinstance(part, kind):
+        raise TypeError(f"{type(part).__name__} instead of {kind}")
+    return part

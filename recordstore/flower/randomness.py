@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from recordstore.exceptions import CorruptRecordError
 from recordstore.flower.codec import Decoder, Encoder
 
 
@@ -22,7 +23,10 @@ def save_random(encoder: Encoder, *, private: bool) -> dict[str, Any]:
 
 def restore_random(saved: dict[str, Any], decoder: Decoder, *, private: bool) -> None:
     """Set the generators to saved states."""
-    if "python" in saved:
-        random.setstate(decoder.decode(saved["python"]))
-    if "numpy" in saved and not private:
-        np.random.set_state(decoder.decode(saved["numpy"]))  # noqa: NPY002
+    try:
+        if "python" in saved:
+            random.setstate(decoder.decode(saved["python"]))
+        if "numpy" in saved and not private:
+            np.random.set_state(decoder.decode(saved["numpy"]))  # noqa: NPY002
+    except (TypeError, ValueError, LookupError) as error:
+        raise CorruptRecordError(f"the random state in the checkpoint cannot be understood: {error}") from error

@@ -4,19 +4,23 @@ The hooks of :mod:`recordstore.flower.message` and :mod:`recordstore.flower.lega
 knows of neither API.
 """
 
-from collections.abc import Mapping, MutableMapping
+import logging
+from collections.abc import Mapping
 from numbers import Integral
 from typing import Any
 
-from recordstore.exceptions import InvalidValueError, ResumeError
-from recordstore.flower.checks import check_extra_state, check_initial, check_resume
+from recordstore.exceptions import InvalidValueError
+from recordstore.flower.checks import check_extra_state, check_initial, check_replay, check_resume
 from recordstore.flower.committer import Committer, Outcome, keepable
+from recordstore.flower.configs import Configs
 from recordstore.flower.options import Api, Options
-from recordstore.flower.past import Past, Values, find_past
+from recordstore.flower.past import NOT_AGGREGATED, SAME, Past, Values, find_past
 from recordstore.flower.privacy import PrivacyBudget, is_private
 from recordstore.flower.randomness import restore_random
 from recordstore.flower.state import StrategyState, strategy_tree
 from recordstore.identity import digest_of
+
+logger = logging.getLogger("recordstore")
 
 
 class Session:
@@ -45,21 +49,19 @@ class Session:
         check_extra_state(options)
         check_resume(options, self.past, self._strategy, resume)
         self._budget.restore()
-        digest = None if self.past is None else self.past.state["initial_digest"]
+        digest = None if self.past is None else self.past.state.initial_digest
         self._done = -1 if self.past is None else self.past.last_round
         self._committer = Committer(
             options, api, self._strategy, private=self._private, initial_digest=digest, begun_at=self._done
         )
         self._begun = self._must_restore = self.past is not None
+        self._initial_known = False
         self._end: int | None = None
         self._model: Any = None
-        self._aggregated = False
         self._pending: int | None = None
-        self._trained = False
+        self._trained = self._aggregated = False
         self._reports: dict[str, Values] = {}
-        self._configs: dict[str, MutableMapping[str, Any]] = {}
-        self._replayed_configs: dict[str, object] = {}
-        self._stored_configs: dict[str, Any] = {}
+        self.configs = Configs()
 
     # What is stored
 
@@ -71,30 +73,33 @@ class Session:
         """Return what was reported of a committed round."""
         return None if self.past is None else self.past.values(round_, source)
 
-    def replay_model(self, round_: int, *, always: bool = False) -> Any | None:
-        """Return the model that a committed round has ended with, for Flower to go on with.
+    def replay_model(self, round_: int) -> Any | None:
+        """Return the model that the last committed round has ended with, None for the others.
 
-        The last one only, unless ``always``: it is all that matters to Flower's own loop.
+        It is all that matters to Flower's own loop, which keeps the model before where there is none.
         """
-        last = self._last_replayed()
-        if round_ != last and not always:
+        if round_ != self.last_replayed() or not self._require_past().ever_aggregated(round_):
             return None
-        try:
-            model = self.load_model(round_)
-        except ResumeError:
-            if self.options.strict or round_ == last:
-                raise
-            return None
-        return model if self._aggregated or round_ != last else None
+        return self.load_model()
+
+    def aggregates(self, round_: int) -> bool:
+        """Return whether a model came out of the aggregation of a committed round."""
+        return self._require_past().has_aggregated(round_)
 
     def load_model(self, round_: int | None = None) -> Any:
         """Return the model after a committed round, the last one that is asked for if none is named."""
-        past = self._require_past()
-        self._model = self._api.from_record(past.load(self._last_replayed() if round_ is None else round_))
-        self._aggregated = bool(past.state["aggregated"])
-        return self._model
+        record = self._require_past().load(self.last_replayed() if round_ is None else round_)
+        if round_ is None:
+            self._model = record
+        return self._api.from_record(record)
 
-    def _last_replayed(self) -> int:
+    def restore_if_complete(self) -> None:
+        """Put the state of the end back, if all rounds that are asked for are committed."""
+        if self._end is not None and self.replays(self._end):
+            self._restore()
+
+    def last_replayed(self) -> int:
+        """Return the last committed round that is asked for."""
         last = self._require_past().last_round
         return last if self._end is None else min(last, self._end)
 
@@ -110,8 +115,9 @@ class Session:
         """
         if isinstance(rounds, Integral):
             self._end = int(rounds)
-        if initial is None:
+        if initial is None or self._initial_known:
             return
+        self._initial_known = True
         record = self._api.to_record(initial)
         digest = digest_of(record)
         self._committer.begin(lambda: digest)
@@ -122,8 +128,8 @@ class Session:
         """Commit round 0, the initial model, unless the run has begun."""
         if not self._begun:
             self._begun = True
-            self._model = model
-            self._committer.begin(lambda: digest_of(self._api.to_record(model)))
+            self._model = self._api.to_record(model)
+            self._committer.begin(lambda: digest_of(self._model))
             self._commit(0)
 
     def begin(self, round_: int, model: Any) -> None:
@@ -139,29 +145,18 @@ class Session:
                 f"round {round_} of run {self.options.run!r} is committed already, and cannot be trained again: for "
                 "another start() attach the strategy anew"
             )
+        if self._done <= 0:
+            self.expect(model)
         if self._pending != round_:
-            self.complete()
+            self.complete(model)
         self.initial(model)
+        if self._must_restore:
+            self._check_replay(model)
         if self._model is None:
-            self._model = model
+            self._model = self._api.to_record(model)
         self._restore()
         self._reports = {}
-        self._pending, self._trained = round_, False
-
-    def configure(self, kind: str, config: MutableMapping[str, Any] | None) -> None:
-        """Take the configuration of a live round, after putting back what earlier rounds have made of it."""
-        if config is None:
-            return
-        known = any(config is live for live in self._configs.values())
-        if kind in self._stored_configs and self._replayed_configs.get(kind) is config and not known:
-            config.clear()
-            config.update(self._stored_configs[kind])
-        self._stored_configs.pop(kind, None)
-        self._configs[kind] = config
-
-    def replay_configure(self, kind: str, config: object) -> None:
-        """Remember which object is the configuration of committed rounds: one made anew for each is not restored."""
-        self._replayed_configs[kind] = config
+        self._pending, self._trained, self._aggregated = round_, False, False
 
     def report(self, source: str, values: Mapping[str, Any] | None) -> None:
         """Take what a source reports of the round in progress, as far as it can be kept."""
@@ -173,19 +168,22 @@ class Session:
         self._budget.charge(round_)
         self._trained = True
         if model is not None:
-            self._model, self._aggregated = model, True
+            self._model, self._aggregated = self._api.to_record(model), True
 
-    def complete(self) -> None:
-        """Commit the round in progress, if there is one."""
+    def complete(self, next_model: Any | None = None) -> None:
+        """Commit the round in progress, if there is one; the next one may be known to begin with another model."""
         if self._pending is not None:
             round_, self._pending = self._pending, None
-            self._commit(round_)
+            self._commit(round_, next_model)
 
     def finish(self) -> None:
         """Commit what is left at the end of a training, and have the state of its end, if all was answered."""
         self.complete()
         self._committer.flush()
         self._restore()
+        if self._done < 0:
+            text = "Nothing of run %r was saved: start() has called neither configure_train nor evaluate_fn"
+            logger.warning(text, self.options.run)
 
     def close(self) -> None:
         """Commit what is left; a round that did not come as far as to its model was not trained."""
@@ -199,10 +197,26 @@ class Session:
         self._pending = None
         self._committer.abandon()
 
-    def _commit(self, round_: int) -> None:
+    def _commit(self, round_: int, next_model: Any | None = None) -> None:
         self._done = round_
-        outcome = Outcome(round_, self._model, self._aggregated, self._reports, self._configs)
+        if round_ and not self._aggregated:
+            self._reports[NOT_AGGREGATED] = {}
+        next_digest = None if next_model is None else self._digest_next(next_model)
+        outcome = Outcome(round_, self._model, next_digest, self._reports, self.configs.live)
         self._committer.commit(outcome, last=round_ == self._end)
+
+    def _digest_next(self, model: Any) -> str:
+        """Return the digest of the model that a ``start`` goes on with, ``SAME`` for the one that is committed."""
+        record = self._api.to_record(model)
+        pairs = zip(record.items(), self._model.items(), strict=False)
+        same = len(record) == len(self._model) and all(one[0] == two[0] and one[1] is two[1] for one, two in pairs)
+        return SAME if same else digest_of(record)
+
+    def _check_replay(self, model: Any) -> None:
+        """Compare what the replay has come to with what the rounds had come to before the interruption."""
+        past = self._require_past()
+        if past.state.next_digest is not None:
+            check_replay(self.options, past, digest_of(self._api.to_record(model)))
 
     # Going on
 
@@ -212,18 +226,16 @@ class Session:
             return
         self._must_restore = False
         past = self._require_past()
-        decoder = past.decoder
-        self._restore_strategy(past.state["state"])
+        decoder, state = past.decoder, past.state
+        self.configs.restore({kind: decoder.decode(data) for kind, data in state.configs.items()})
+        extra = {name: decoder.decode(data) for name, data in state.extra.items()}
+        self._strategy.restore(state.strategy_state, decoder)
         for name, one in self.options.extra_state.items():
-            if name in past.state["extra"]:
-                one.load_state_dict(decoder.decode(past.state["extra"][name]))
-        self._stored_configs = {kind: decoder.decode(data) for kind, data in past.state["configs"].items()}
+            if name in extra:
+                one.load_state_dict(extra[name])
         if self.options.random_state:
-            restore_random(past.state["random"], decoder, private=self._private)
+            restore_random(state.random, decoder, private=self._private)
         past.release()
-
-    def _restore_strategy(self, saved: dict[str, Any]) -> None:
-        self._strategy.restore(saved, self._require_past().decoder)
 
     def _require_past(self) -> Past:
         if self.past is None:

@@ -8,9 +8,9 @@ from typing import Any
 from flwr.server.strategy import Strategy as LegacyStrategy
 from flwr.serverapp.strategy import Strategy
 
-from recordstore.exceptions import InvalidTypeError, InvalidValueError
+from recordstore.exceptions import CorruptRecordError, InvalidTypeError, InvalidValueError
 from recordstore.flower.codec import Decoder, Encoder, Fingerprint, qualified_name
-from recordstore.flower.hooks import own_attributes
+from recordstore.flower.hooks import is_hook, own_attributes
 from recordstore.flower.marks import has_state_dict, mark
 from recordstore.flower.privacy import BEFORE_NOISE, OPTIMIZER_STATE, is_accountant, is_private
 from recordstore.tagged import to_text
@@ -31,6 +31,10 @@ UNCHANGED = object()
 
 SHOWN = 80
 """Characters of a value that a message shows."""
+
+
+class UnnoisedStateError(InvalidValueError):
+    """What comes from aggregates without noise would be stored, and that was not allowed: it never will be."""
 
 
 def strategy_tree(strategy: Any) -> list[tuple[str, Any]]:
@@ -88,7 +92,7 @@ class StrategyState:
 
         Raises
         ------
-        InvalidValueError
+        UnnoisedStateError
             A strategy inside a differential-privacy wrapper has changed, and that may not be stored.
         """
         now = [one for _, one in strategy_tree(self._members[0].strategy)]
@@ -137,15 +141,15 @@ class StrategyState:
         if gone := sorted(member.begin.keys() - attributes.keys()):
             changed[GONE] = gone
         if changed and member.inside_noise and not self._store_unnoised:
-            raise InvalidValueError(
+            raise UnnoisedStateError(
                 f"{member.path}{next(iter(changed)) or gone[0]} changed inside a differential-privacy wrapper: it "
                 "comes from aggregates without noise and is stored only with Checkpointer(store_unnoised_state=True)"
             )
         return changed
 
     def _report(self, member: "_Member", name: str, value: object, error: Exception) -> None:
-        """Say once that an attribute has changed and will not be restored."""
-        if member.has_changed(name, value):
+        """Say once that an attribute has changed and will not be restored, unless the strategy keeps its own state."""
+        if not has_state_dict(member.strategy) and member.has_changed(name, value):
             self._warn(f"{member.path}{name}", error)
 
     def _warn(self, label: str, reason: object) -> None:
@@ -206,6 +210,8 @@ class _Member:
     def restore(self, saved: dict[str, Any], decoder: Decoder) -> None:
         """Set the attributes that had changed."""
         for name, data in saved.items():
+            if _is_reserved(self.strategy, name):
+                raise CorruptRecordError(f"the checkpoint sets {self.path}{name}, which no checkpoint has")
             if name == GONE:
                 for gone in data:
                     with contextlib.suppress(AttributeError):
@@ -220,6 +226,10 @@ class _Member:
 
 def _is_strategy(value: object) -> bool:
     return isinstance(value, (Strategy, LegacyStrategy))
+
+
+def _is_reserved(strategy: Any, name: str) -> bool:
+    return (name.startswith("__") and name.endswith("__")) or (name != GONE and is_hook(getattr(strategy, name, None)))
 
 
 def _holds_arrays(value: Any, name: str) -> bool:

@@ -27,7 +27,7 @@ from support import Child, hear, say
 
 sys.path.insert(0, str(Path(__file__).parent))  # the processes import this file alone
 
-RESTORE = ("recordstore.flower.session", "Session", "_restore_strategy")
+RESTORE = ("recordstore.flower.state", "StrategyState", "restore")
 """The method that brings the strategy's state back, for the tests that need to see that it does something."""
 
 RUN = "digits"
@@ -208,6 +208,6 @@ def checkpointed(job: Job) -> Iterator[tuple[Any, int]]:
 def forget_to_restore() -> None:
     """Have the checkpointer leave the strategy's state as it is in a new process."""
     module, owner, method = RESTORE
-    session = getattr(importlib.import_module(module), owner)
-    assert callable(getattr(session, method))
-    setattr(session, method, lambda *_arguments, **_named: None)
+    kind = getattr(importlib.import_module(module), owner)
+    assert callable(getattr(kind, method))
+    setattr(kind, method, lambda *_arguments, **_named: None)

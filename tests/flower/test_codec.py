@@ -20,7 +20,7 @@ from flwr.app import ArrayRecord as FlowerArrayRecord  # noqa: E402
 from flwr.app import ConfigRecord, MetricRecord  # noqa: E402
 from flwr.common import Parameters  # noqa: E402
 
-from recordstore import Array, ArrayRecord, InvalidTypeError, InvalidValueError, RecordStore  # noqa: E402
+from recordstore import Array, ArrayRecord, CorruptRecordError, InvalidTypeError, RecordStore  # noqa: E402
 from recordstore.rounds import Checkpoint  # noqa: E402
 
 Encoder, Decoder, Fingerprint = codec.Encoder, codec.Decoder, codec.Fingerprint
@@ -110,6 +110,45 @@ def test_tensors_come_back_with_their_dtype(store: RecordStore, torch: Any) -> N
     assert all(torch.equal(back[name], tensor) and back[name].dtype == tensor.dtype for name, tensor in tensors.items())
 
 
+def test_parameters_and_what_learns_come_back_as_such(store: RecordStore, torch: Any) -> None:
+    learning = torch.ones(2, requires_grad=True)
+    frozen = torch.nn.Parameter(torch.zeros(3), requires_grad=False)
+    back = through_the_store([torch.nn.Parameter(torch.arange(2.0)), frozen, learning, torch.ones(1)], store)
+    kinds = [(type(one), one.requires_grad) for one in back]
+    assert kinds == [
+        (torch.nn.Parameter, True),
+        (torch.nn.Parameter, False),
+        (torch.Tensor, True),
+        (torch.Tensor, False),
+    ]
+    assert back[0].tolist() == [0.0, 1.0]
+
+
+def test_a_generator_of_torch_draws_on(store: RecordStore, torch: Any) -> None:
+    generator = torch.Generator().manual_seed(3)
+    torch.rand(5, generator=generator)
+    back = through_the_store(generator, store)
+    assert torch.equal(torch.rand(9, generator=back), torch.rand(9, generator=generator))
+    with pytest.raises(InvalidTypeError, match="Generator"):
+        Encoder(private=True).encode(generator, "x")
+
+
+def test_what_is_one_array_stays_one(store: RecordStore, torch: Any) -> None:
+    array, tensor = np.ones(3), torch.ones(2)
+    state = {"first": array, "second": [array, tensor], "third": tensor, "equal": np.ones(3)}
+    back = through_the_store(state, store)
+    assert back["first"] is back["second"][0]
+    assert back["third"] is back["second"][1]
+    assert back["equal"] is not back["first"]
+
+
+def test_long_contents_of_a_bytearray_are_kept_as_an_array(store: RecordStore) -> None:
+    encoder = Encoder()
+    value = bytearray(range(256)) * 20
+    assert encoder.encode(value, "x") == {"$bytearray": {"$long": "x.0"}}
+    assert same(through_the_store(value, store), value)
+
+
 class Evil:
     def __reduce__(self) -> Any:
         raise AssertionError("pickled")
@@ -121,7 +160,7 @@ REFUSED = [
     lambda: None,
     {"deep": [{"x": Evil()}]},
     np.array([object()]),
-    collections.deque([1]),
+    collections.deque([object()]),
     type("Sub", (dict,), {})(a=1),
     type("Sub", (np.ndarray,), {})((2,)),
 ]
@@ -146,8 +185,35 @@ def test_a_value_that_holds_itself_is_refused() -> None:
 @pytest.mark.parametrize("tag", ["$pickle", "$Generator", "$eval"])
 def test_a_crafted_state_runs_nothing(tag: str) -> None:
     content = {"bit_generator": "seed", "state": 1} if tag == "$Generator" else "print(1)"
-    with pytest.raises(InvalidValueError):
+    with pytest.raises(CorruptRecordError):
         Decoder({}).decode({tag: content})
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"$array": "missing"},
+        {"$array": ["no", "name"]},
+        {"$bytes": "no base64!"},
+        {"$tensor": "x"},
+        {"$int": 5},
+        {"$complex": ["1", 2]},
+        {"$defaultdict": ["eval", []]},
+        {"$defaultdict": ["list", 5]},
+        {"$deque": [[], -1]},
+        {"$Random": [3, [1], None]},
+        {"$RandomState": {"bit_generator": "MT19937", "state": {}}},
+        {"$Generator": {"bit_generator": "PCG64", "state": "x"}},
+        {"$torch.Generator": ["tpu", 5]},
+        {"$ConfigRecord": {"x": {"$tuple": [object.__name__, []]}}},
+        {"$Parameters": ["numpy.ndarray"]},
+        {"$ArrayRecord": [["key"]]},
+    ],
+    ids=str,
+)
+def test_what_no_encoder_wrote_is_called_corrupt(data: Any, torch: Any) -> None:
+    with pytest.raises(CorruptRecordError):
+        Decoder({}).decode(data)
 
 
 def test_fingerprints_of_equal_values_are_equal_and_of_others_not() -> None:

@@ -18,7 +18,7 @@ strategies = import_quietly("flwr.serverapp.strategy")
 from flwr.app import MetricRecord  # noqa: E402
 from small import Interrupted, SmallGrid, config, evaluate, exact, initial, interrupted_at, start  # noqa: E402
 
-from recordstore import InvalidValueError, RecordStore, ResumeError  # noqa: E402
+from recordstore import InvalidTypeError, InvalidValueError, RecordStore, ResumeError  # noqa: E402
 
 Checkpointer = flower.Checkpointer
 
@@ -56,12 +56,10 @@ class Holder:
 
 
 ODD: dict[str, Any] = {
-    "deque": lambda number: deque([number]),
+    "deque": lambda number: deque([Path(f"{number}")]),
     "path": lambda number: Path(f"round-{number}"),
     "time": lambda number: dt.datetime(2026, 1, 1 + number, tzinfo=dt.UTC),
-    "complex": lambda number: complex(number, 1),
     "object in a dict": lambda number: {"x": dt.timedelta(number)},
-    "bytearray": lambda number: bytearray([number]),
 }
 
 
@@ -378,3 +376,88 @@ def test_a_strategy_is_asked_for_its_state_once_a_commit(memory: RecordStore) ->
         asked.clear()
         start(None, strategy, num_rounds=3)
     assert len(asked) == 4, "of the rounds 0 to 3"
+
+
+def test_attributes_that_share_an_array_share_it_after_a_resume(memory: RecordStore) -> None:
+    class Shared(strategies.FedAvg):
+        def __init__(self) -> None:
+            super().__init__()
+            self.total = np.zeros(2)
+            self.views = {"total": self.total}
+
+        def aggregate_train(self, server_round: int, replies: Any) -> Any:
+            arrays, metrics = super().aggregate_train(server_round, replies)
+            self.total += server_round
+            metrics["total"] = float(self.views["total"].sum())
+            return arrays, metrics
+
+    whole = exact(start(None, Shared()))
+    strategy, result = resumed(memory, Shared)
+    assert strategy.views["total"] is strategy.total
+    assert exact(result) == whole
+
+
+def test_a_strategy_that_keeps_its_own_state_is_not_reported(
+    memory: RecordStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Own(strategies.FedAvg):
+        def __init__(self) -> None:
+            super().__init__()
+            self.odd = Path("round-0")
+
+        def aggregate_train(self, server_round: int, replies: Any) -> Any:
+            arrays, metrics = super().aggregate_train(server_round, replies)
+            metrics["before"] = int(self.odd.name.removeprefix("round-"))
+            self.odd = Path(f"round-{server_round}")
+            return arrays, metrics
+
+        def state_dict(self) -> dict[str, Any]:
+            return {"odd": str(self.odd)}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            self.odd = Path(state["odd"])
+
+    whole = exact(start(None, Own()))
+    assert exact(resumed(memory, Own)[1]) == whole
+    assert "not part of the checkpoints" not in caplog.text
+
+
+class Schedule:
+    def __init__(self) -> None:
+        self.state: dict[str, Any] = {"step": 0}
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.state)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.state = dict(state)
+
+
+def test_one_object_may_be_given_as_the_extra_state(memory: RecordStore) -> None:
+    one = Schedule()
+    one.state["step"] = 3
+    start(Checkpointer(memory, "r", extra_state=one), strategies.FedAvg(), num_rounds=2)
+    other = Schedule()
+    start(Checkpointer(memory, "r", extra_state=[other]), strategies.FedAvg(), num_rounds=3)
+    assert other.state == {"step": 3}
+
+
+@pytest.mark.parametrize("on_error", ["log", "raise"])
+def test_extra_state_that_can_no_longer_be_kept_is_a_failed_save(
+    memory: RecordStore, caplog: pytest.LogCaptureFixture, on_error: Any
+) -> None:
+    one = Schedule()
+
+    def evaluating(server_round: int, arrays: Any) -> Any:
+        one.state["odd"] = object() if server_round == 2 else server_round
+        return evaluate(server_round, arrays)
+
+    checkpointer = Checkpointer(memory, "r", extra_state=one, on_error=on_error)
+    if on_error == "raise":
+        with pytest.raises(InvalidTypeError, match=r"extra\.0 cannot be kept"):
+            start(checkpointer, strategies.FedAvg(), num_rounds=3, evaluate_fn=evaluating)
+        return
+    start(checkpointer, strategies.FedAvg(), num_rounds=3, evaluate_fn=evaluating)
+    assert [info.round for info in memory.records(run="r")] == [0, 1, 3]
+    assert "Round 2 of run 'r' was not saved" in caplog.text
+    assert {entry.round for entry in memory.history("r")} == {0, 1, 2, 3}, "the next save has made up for it"

@@ -153,6 +153,13 @@ def test_a_run_that_is_complete_asks_nobody(memory: RecordStore, whole: Any) -> 
     assert run(adam(), Checkpointer(memory, "r")) == (whole, [])
 
 
+def test_the_strategy_of_a_complete_run_is_as_it_was_at_the_end(memory: RecordStore) -> None:
+    ended, again = adam(), adam()
+    run(ended, Checkpointer(memory, "r"))
+    run(again, Checkpointer(memory, "r"))
+    assert [array.tolist() for array in again.m_t] == [array.tolist() for array in ended.m_t]
+
+
 def test_the_model_of_a_client_is_asked_for_once(memory: RecordStore) -> None:
     def average(**options: Any) -> Any:
         return strategies.FedAvg(evaluate_fn=evaluate, on_fit_config_fn=lambda number: {"round": number}, **options)
