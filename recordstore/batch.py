@@ -90,6 +90,11 @@ class Batch:
             self.whole.append(work)
         return True
 
+    @property
+    def doubtful(self) -> bool:
+        """Return whether arrays may turn out not to be stored already, and have to be written in a later batch."""
+        return any(upload.maybe_stored for upload in self.whole)
+
     def wait(self) -> None:
         """Wait for the threads, until the digests of all that is in the batch are known."""
         for piece in self.pieces:

@@ -20,6 +20,16 @@ NO_SYNC = {"synchronize_session": False}
 
 _IN_LIST = 1000
 
+# What each save needs, in Core and made once. An ORM insert of chunks would ask for their ids too, which holds a copy
+# of each row.
+_READY_WITH_DIGESTS = select(BlobRow.digest, BlobRow.id).where(
+    BlobRow.digest.in_(bindparam("digests", expanding=True)), BlobRow.state == literal(READY)
+)
+_INSERT_BLOBS = insert(BlobRow.__table__).returning(  # type: ignore[arg-type]
+    BlobRow.nbytes, BlobRow.head, BlobRow.digest, BlobRow.id
+)
+_INSERT_CHUNKS = insert(ChunkRow.__table__)  # type: ignore[arg-type]
+
 
 class StoredChunk(NamedTuple):
     """One chunk as it lies in the database."""
@@ -51,9 +61,7 @@ class BlobRepository:
         """Return the ids of the readable blobs with these digests."""
         if not digests:
             return {}
-        found = self._session.execute(
-            select(BlobRow.digest, BlobRow.id).where(BlobRow.digest.in_(digests), BlobRow.state == literal(READY))
-        )
+        found = self._session.connection().execute(_READY_WITH_DIGESTS, {"digests": digests})
         return {digest: id_ for digest, id_ in found if digest is not None}
 
     def add(self, blobs: Sequence[tuple[int, bytes, bytes | None]]) -> Sequence[int]:
@@ -69,8 +77,7 @@ class BlobRepository:
         ]
         # The order of the returned ids says nothing, but rows that are equal may be taken for each other.
         ids: dict[tuple[int, bytes, bytes | None], list[int]] = {}
-        inserted = insert(BlobRow).returning(BlobRow.nbytes, BlobRow.head, BlobRow.digest, BlobRow.id)
-        for nbytes, head, digest, id_ in self._session.execute(inserted, rows):
+        for nbytes, head, digest, id_ in self._session.connection().execute(_INSERT_BLOBS, rows):
             ids.setdefault((nbytes, head, digest), []).append(id_)
         return [ids[blob].pop() for blob in blobs]
 
@@ -82,8 +89,7 @@ class BlobRepository:
         ]
         if not rows:
             return
-        # Core, not the ORM: an ORM insert asks for the ids back, which holds a copy of each row.
-        self._session.connection().execute(insert(ChunkRow.__table__), rows)  # type: ignore[arg-type]
+        self._session.connection().execute(_INSERT_CHUNKS, rows)
 
     def make_ready(self, blob_id: int, digest: bytes) -> None:
         """Let other arrays share a blob, all of whose chunks are there."""

@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -194,11 +195,21 @@ def _check_array(name: str, value: Any) -> None:
 
 def _entry(name: str, value: Any, part: str) -> Entry:
     if isinstance(value, np.ndarray):
-        return Entry(name, str(value.dtype), shape_json(value.shape), SType.NUMPY, array_source(value), part)
+        plain = value.dtype.isbuiltin == 1
+        dtype, shape = _plain_texts(value.dtype, value.shape) if plain else _texts(value.dtype, value.shape)
+        return Entry(name, dtype, shape, SType.NUMPY, array_source(value), part)
     if tensor.is_tensor(value):
         return _tensor_entry(name, value, part)
     dtype, stype = str.__str__(value.dtype), str.__str__(value.stype)
     return Entry(name, dtype, shape_json(value.shape), stype, BytesSource(value.data), part)
+
+
+def _texts(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[str, str]:
+    return str(dtype), shape_json(shape)
+
+
+_plain_texts = lru_cache(maxsize=4096)(_texts)
+"""The same for NumPy's own dtypes, equal ones of which have equal texts: a model's arrays come again every round."""
 
 
 def _tensor_entry(name: str, value: Any, part: str) -> Entry:

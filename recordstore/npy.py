@@ -12,6 +12,7 @@ import math
 import struct
 import sys
 from contextlib import suppress
+from functools import lru_cache
 from io import BytesIO
 from typing import Any, NoReturn, TypeAlias, cast
 
@@ -72,11 +73,21 @@ def header(array: NDArray) -> bytes:
     """
     if array.dtype.hasobject:
         raise ValueError(f"An array of dtype {array.dtype} holds Python objects, which cannot be stored as bytes.")
+    if array.dtype.isbuiltin == 1:
+        return _plain_header(array.dtype.str, array.shape, array.flags.fnc)
     # NumPy offers no function that returns the header in whichever version (1.0, 2.0, 3.0) the dtype needs.
     sink = _HeaderSink()
     with suppress(_HeaderWritten):
         npy_format.write_array(cast("Any", sink), array, allow_pickle=False)
     return sink.header
+
+
+@lru_cache(maxsize=4096)
+def _plain_header(descr: str, shape: tuple[int, ...], fortran_order: bool) -> bytes:  # noqa: FBT001
+    """Return the header for one of NumPy's own dtypes; the arrays of a model come again with every round."""
+    stream = BytesIO()
+    npy_format.write_array_header_1_0(stream, {"descr": descr, "fortran_order": fortran_order, "shape": shape})
+    return stream.getvalue()
 
 
 def flat_view(array: NDArray) -> NDArray | None:

@@ -19,8 +19,8 @@ from recordstore.info import HistoryEntry, RecordInfo
 from recordstore.inputs import Input
 from recordstore.reader import Listing, Reader
 from recordstore.refs import parse_ref
-from recordstore.tagged import dumps, to_text
-from recordstore.validation import check_int, check_metadata, check_metrics, check_round, check_run, check_text
+from recordstore.tagged import dumps
+from recordstore.validation import check_int, check_json, check_metrics, check_round, check_run, check_text
 from recordstore.writer import Writer
 
 STATE = "state"
@@ -96,7 +96,7 @@ class RoundKeeper(Catalog):
             run=name,
             round=_require_round(round, name),
             metrics=check_metrics(metrics),
-            checkpoint=to_text(check_metadata(checkpoint.state, "the state of a checkpoint")),
+            checkpoint=check_json("the state of a checkpoint", checkpoint.state),
             history=_encode_history(history),
             forget_after=_check_forget(forget_after),
         )
@@ -128,7 +128,8 @@ class RoundKeeper(Catalog):
         run
             Name of the run.
         source
-            ``"server"``, ``"train"`` or ``"evaluate"``; None for all.
+            ``"server"``, ``"train"`` or ``"evaluate"``: the metrics of these; ``"server/loss"`` or ``"evaluate/loss"``:
+            a loss that came apart from the metrics; ``"privacy"``: what is spent of a privacy budget. None for all.
 
         Examples
         --------

@@ -160,25 +160,35 @@ def _check_metric(name: str, value: object) -> float:
     return number
 
 
-def check_metadata(metadata: object, what: str = "metadata") -> Any:
+def check_metadata(metadata: object) -> Any:
     """Return a copy of metadata that equals its own JSON round trip.
+
+    Raises
+    ------
+    InvalidTypeError
+        As :func:`check_json` does.
+    """
+    return None if metadata is None else json.loads(check_json("metadata", metadata))
+
+
+def check_json(what: str, value: object) -> str:
+    """Return the compact JSON text of a value that equals what is read back from it.
 
     Raises
     ------
     InvalidTypeError
         JSON cannot hold it, or gives something else back: a tuple, an int as a key, NaN, an object.
     """
-    if metadata is None:
-        return None
     try:
-        copy = json.loads(json.dumps(metadata, allow_nan=False))
+        text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+        copy = json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidTypeError(f"{what} must be JSON-able (dict, list, str, numbers, bool, None): {error}") from error
     if depth(copy) > MAX_DEPTH:
         raise InvalidTypeError(f"{what} must not be nested more than {MAX_DEPTH} levels deep")
-    if copy != metadata:
+    if copy != value:
         raise InvalidTypeError(f"{what} must equal its JSON round trip: lists for tuples, str for keys")
-    return copy
+    return text
 
 
 def depth(value: Any) -> int:

@@ -58,8 +58,7 @@ class Writer:
         self._draft = draft
         self._token = secrets.token_hex(16)
         self._id = 0
-        self._begun = False
-        self._replaced: int | None = None
+        self._batches = 0
         self._count = 0
         self._nbytes = 0
         self._blobs = _Digests()
@@ -86,35 +85,52 @@ class Writer:
         return self._id
 
     def _write(self, feed: Feed) -> None:
-        published = False
-        while not published:
-            batch = feed.next_batch()
-            with self._database.write() as session:
-                drafts = DraftRepository(session)
-                first = self._open_draft(drafts)
-                self._write_batch(drafts, BlobRepository(session), feed, batch)
-                if feed.finished and (first or not batch.rows):
-                    self._publish(drafts, check=not first)
-                    published = True
-            self._begun = True
+        batch = feed.next_batch()
+        if feed.finished and not batch.doubtful:
+            self._write_whole(feed, batch)
+            return
+        while not self._write_batch(feed, batch):
             feed.settle(batch)
             del batch  # and with it the arrays of a lazy input, before it makes the next one
-            if not published:
-                time.sleep(constants.PAUSE_SECONDS)
-        if not first:
+            time.sleep(constants.PAUSE_SECONDS)
+            batch = feed.next_batch()
+        if self._batches > 1:
             self._database.shrink()
 
-    def _open_draft(self, drafts: DraftRepository) -> bool:
-        """Insert the draft with the first batch, and return whether this is it."""
-        if self._id:
-            drafts.touch(self._id, self._token)
-            return False
-        self._replaced = drafts.namesake(self._draft)
-        self._id = drafts.begin(self._draft, self._token)
-        return True
-
-    def _write_batch(self, drafts: DraftRepository, blobs: BlobRepository, feed: Feed, batch: Batch) -> None:
+    def _write_whole(self, feed: Feed, batch: Batch) -> None:
+        """Write a record that is one batch, all of whose digests are known before the transaction begins."""
         uploads = batch.uploads()
+        for upload in uploads:
+            self._note(upload)
+        content = self._content()
+        with self._database.write() as session:
+            drafts = DraftRepository(session)
+            self._id = drafts.add(self._draft, self._token, content)
+            self._store(drafts, BlobRepository(session), feed, batch, uploads)
+
+    def _write_batch(self, feed: Feed, batch: Batch) -> bool:
+        """Write one batch, and return whether the record was published with it."""
+        uploads = batch.uploads()
+        with self._database.write() as session:
+            drafts = DraftRepository(session)
+            if self._batches:
+                drafts.touch(self._id, self._token)
+            else:
+                self._id = drafts.begin(self._draft, self._token)
+            self._store(drafts, BlobRepository(session), feed, batch, uploads)
+            for upload in uploads:
+                if upload.blob_id is not None:
+                    self._note(upload)
+            published = feed.finished and not (self._batches and batch.rows)
+            if published:
+                self._publish(drafts)
+        self._batches += 1
+        return published
+
+    def _store(
+        self, drafts: DraftRepository, blobs: BlobRepository, feed: Feed, batch: Batch, uploads: Sequence[Upload]
+    ) -> None:
+        """Insert what is new of a batch, and let its arrays share what is stored already."""
         ready = blobs.ready([upload.digest for upload in uploads if upload.digest is not None])
         for upload in uploads:
             if upload.owned and upload.digest is not None:
@@ -126,9 +142,6 @@ class Writer:
             if upload.blob_id is None:
                 feed.write_after_all(upload)
         self._insert(blobs, feed, batch.pieces)
-        for upload in uploads:
-            if upload.digest is not None and upload.blob_id is not None:
-                self._note(upload, upload.digest)
 
     def _finish(self, drafts: DraftRepository, blobs: BlobRepository, ready: dict[bytes, int], upload: Upload) -> None:
         """Make a blob ready whose last chunk is in this batch, or give it up for an equal one that was faster."""
@@ -187,23 +200,19 @@ class Writer:
                 feed.refill(group)
                 group, size = [], 0
 
-    def _note(self, upload: Upload, digest: bytes) -> None:
+    def _note(self, upload: Upload) -> None:
+        """Take an array into the digest of the record, once its own is known."""
+        digest = upload.digest
+        if digest is None:
+            return
         if not upload.entry.part:
             self._count += 1
             self._nbytes += upload.nbytes
         self._blobs[upload.position] = digest
         self._arrays[upload.position] = upload.array_digest(digest)
 
-    def _publish(self, drafts: DraftRepository, *, check: bool) -> None:
-        """Make the record visible, once what the database holds of it is what was written."""
-        if check and not self._blobs.equal(drafts.blob_digests(self._id)):
-            raise CorruptRecordError(
-                f"an array that the unfinished record {self._id} shares was found damaged meanwhile; save it again"
-            )
-        if check:
-            self._replaced = drafts.namesake(self._draft)
-        if self._replaced is not None:
-            drafts.replace(self._replaced, self._id)
+    def _content(self) -> dict[str, Any]:
+        """Return what the row of the record tells of its arrays."""
         end = self._count * DIGEST_SIZE  # the arrays of the record come first, those of its checkpoint behind
         digests = memoryview(self._arrays.joined)
         arrays, parts = digests[:end], digests[end:]
@@ -211,7 +220,15 @@ class Writer:
         content: dict[str, Any] = {"array_count": self._count, "nbytes": self._nbytes, "digest": digest}
         if self._draft.checkpoint is not None:
             content["checkpoint_digest"] = checkpoint_digest(digest, self._draft.checkpoint, parts)
-        drafts.publish(self._id, self._token, self._draft, **content)
+        return content
+
+    def _publish(self, drafts: DraftRepository) -> None:
+        """Make the record visible, once what the database holds of it is what was written."""
+        if self._batches and not self._blobs.equal(drafts.blob_digests(self._id)):
+            raise CorruptRecordError(
+                f"an array that the unfinished record {self._id} shares was found damaged meanwhile; save it again"
+            )
+        drafts.publish(self._id, self._token, self._draft, self._content())
 
     def _known_heads(self, heads: Heads) -> Heads:
         with self._database.read() as session:
@@ -219,7 +236,7 @@ class Writer:
 
     def _abandon(self) -> None:
         """Leave what was written of a failed save to the sweep: at once, or after its grace if others are writing."""
-        if not self._begun:
+        if not self._batches:
             return
         self.left_over = True
         with contextlib.suppress(RecordStoreError), self._database.write(wait=0.0) as session:

@@ -1,6 +1,7 @@
 """The settings of SQLite, read back from the connections that readers and writers use, and from the file."""
 
 import os
+import re
 import sqlite3
 import stat
 import threading
@@ -11,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
 from support import HEAD
 
-from recordstore import ReadOnlyStoreError, RecordStore, StoreBusyError
+from recordstore import Checkpoint, HistoryEntry, ReadOnlyStoreError, RecordStore, StoreBusyError
 
 Query = Callable[..., list[tuple[Any, ...]]]
 
@@ -138,6 +139,31 @@ def test_a_small_save_is_one_immediate_transaction(file_store: RecordStore) -> N
     inserts = [sql for sql in statements if sql.startswith("INSERT INTO chunk")]
     assert len(inserts) == 10
     assert not [sql for sql in inserts if "RETURNING" in sql]
+
+
+def test_a_small_save_takes_one_statement_for_all_rows_of_a_table(file_store: RecordStore) -> None:
+    statements: list[str] = []
+    event.listen(
+        file_store._database._writers,
+        "before_cursor_execute",
+        lambda _connection, _cursor, sql, *_: statements.append(sql),
+    )
+    arrays = {str(number): np.full(1000, number) for number in range(10)}
+    moments = {str(number): np.full(100, number) for number in range(20)}
+    history = [HistoryEntry(1, "train", {"loss": 0.5}), HistoryEntry(1, "evaluate", {"loss": 0.4})]
+    metrics = {"loss": 0.5, "accuracy": 0.9}
+    file_store.save_checkpoint(arrays, Checkpoint([7], moments), run="r", round=1, metrics=metrics, history=history)
+    assert [re.sub(r"(?s)^(\w+).*?(?:FROM|INTO) (\w+).*", r"\1 \2", sql) for sql in statements] == [
+        "SELECT record",
+        "INSERT record",
+        "INSERT metric",
+        "DELETE history",
+        "INSERT history",
+        "SELECT blob",
+        "INSERT blob",
+        "INSERT array",
+        "INSERT chunk",
+    ]
 
 
 def test_a_large_save_is_several_transactions_of_bounded_size_and_gives_its_memory_back(

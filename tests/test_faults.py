@@ -172,7 +172,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("code", "error", "dropped"), FAULTS)
-@pytest.mark.parametrize("statement", ["INSERT INTO chunk", "UPDATE record"])
+@pytest.mark.parametrize("statement", ["INSERT INTO record", "INSERT INTO chunk"])
 def test_a_failing_device_is_reported_and_its_connection_never_used_again(
     file_store: RecordStore, code: int, error: type[RecordStoreError], dropped: bool, statement: str
 ) -> None:

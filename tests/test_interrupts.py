@@ -17,8 +17,13 @@ STATEMENTS = ["INSERT INTO record", "INSERT INTO blob", "INSERT INTO array", "IN
 
 @pytest.mark.parametrize("statement", STATEMENTS)
 @pytest.mark.parametrize("moment", ["before_cursor_execute", "after_cursor_execute"])
-def test_the_store_is_usable_after_an_interrupt(path: Path, statement: str, moment: str) -> None:
+def test_the_store_is_usable_after_an_interrupt(
+    path: Path, statement: str, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     armed = True
+    if statement.startswith("UPDATE"):  # which publishes a record of several batches
+        monkeypatch.setattr("recordstore.constants.CHUNK_SIZE", 64)
+        monkeypatch.setattr("recordstore.constants.BATCH_BYTES", 64)
 
     def interrupt(_connection: Any, _cursor: Any, sql: str, *_: Any) -> None:
         nonlocal armed

@@ -525,9 +525,13 @@ def test_a_save_that_meets_a_lock_in_any_gap_keeps_its_input_and_the_store_works
         assert content(stage.other, "r@best") == npys(MODEL)
 
 
-@pytest.mark.parametrize("model", [MODEL, {"b": noise(4, 9)}], ids=["many transactions", "one transaction"])
+@pytest.mark.parametrize(
+    ("model", "publication"),
+    [(MODEL, "publish"), ({"b": noise(4, 9)}, "add")],
+    ids=["many transactions", "one transaction"],
+)
 def test_a_publication_that_raises_leaves_nothing_visible_and_the_input_whole(
-    store: RecordStore, monkeypatch: pytest.MonkeyPatch, model: Arrays
+    store: RecordStore, monkeypatch: pytest.MonkeyPatch, model: Arrays, publication: str
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise MemoryError
@@ -535,7 +539,7 @@ def test_a_publication_that_raises_leaves_nothing_visible_and_the_input_whole(
     before = store.save(OTHER, run="r", round=1, tags=["best"])
     given = dict(model)
     with monkeypatch.context() as patch:
-        patch.setattr("recordstore.drafts.DraftRepository.publish", fail)
+        patch.setattr(f"recordstore.drafts.DraftRepository.{publication}", fail)
         with pytest.raises(MemoryError):
             store.save(given, run="r", round=1, overwrite=True, keep_input=False)
     assert given == model

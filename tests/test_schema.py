@@ -2,7 +2,9 @@
 
 import ast
 import hashlib
+import io
 import json
+import re
 import shutil
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 from support import ASSETS, CHECKOUT, HEAD, alembic_config, migrate, sql_of
@@ -64,6 +67,22 @@ def test_the_orm_says_it_to_the_letter(migrated: dict[tuple[str, str], str], tmp
     engine.dispose()
     del migrated["table", schema.VERSION_TABLE]
     assert migrated == sql_of(tmp_path / "orm.db")
+
+
+def test_on_postgresql_where_names_belong_to_the_schema_the_migrations_use_none_twice() -> None:
+    script = ScriptDirectory.from_config(alembic_config())
+    sql = io.StringIO()
+    options = {"as_sql": True, "output_buffer": sql}
+    with Operations.context(MigrationContext.configure(dialect_name="postgresql", opts=options)):
+        for revision in reversed(list(script.walk_revisions())):
+            revision.module.upgrade()
+    assert "RENAME" not in sql.getvalue()
+    names: set[str] = set()
+    for dropped, name in re.findall(r"(DROP )?(?:CONSTRAINT|INDEX) (\w+)", sql.getvalue()):
+        assert (name in names) == bool(dropped), name
+        names ^= {name}
+    tables = Base.metadata.tables.values()
+    assert names == {str(item.name) for table in tables for item in (*table.constraints, *table.indexes)}
 
 
 def test_there_are_seven_tables_with_the_keys_of_the_design(migrated: dict[tuple[str, str], str], query: Query) -> None:

@@ -1,7 +1,8 @@
 """Parts of records, the state that belongs to a checkpoint, and the history of a run.
 
-``array`` is made anew, not altered: its key on the names is a part of the table, and SQLite cannot change it. Nothing
-refers to it, and it is filled by one statement, in the memory of SQLite's page cache however many rows there are.
+On SQLite ``array`` is made anew, not altered: its key on the names is a part of the table there, which nothing can
+change. Nothing refers to it, and it is filled by one statement, in the memory of SQLite's page cache however many rows
+there are. Other databases alter it: in PostgreSQL the names of keys belong to the schema, two tables cannot share them.
 
 Frozen once released: it imports nothing from the package.
 """
@@ -17,14 +18,21 @@ depends_on = None
 Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
+OLD_NAME, OLD_KEY = "uq_array_record_id_name", ["record_id", "name"]
+NEW_NAME, NEW_KEY = "uq_array_record_id_part_name", ["record_id", "part", "name"]
+
+
 def upgrade() -> None:
     """Give arrays a part and records a checkpoint, and create the history."""
     op.add_column("record", sa.Column("checkpoint_digest", sa.LargeBinary()))
     op.add_column("record", sa.Column("checkpoint", sa.Text()))
-    _make_array_anew(
-        sa.Column("part", sa.Text(), server_default=sa.text("''"), nullable=False),
-        unique=sa.UniqueConstraint("record_id", "part", "name", name="uq_array_record_id_part_name"),
-    )
+    part = sa.Column("part", sa.Text(), server_default=sa.text("''"), nullable=False)
+    if _on_sqlite():
+        _make_array_anew(part, unique=sa.UniqueConstraint(*NEW_KEY, name=NEW_NAME))
+    else:
+        op.drop_constraint(OLD_NAME, "array", type_="unique")
+        op.add_column("array", part)
+        op.create_unique_constraint(NEW_NAME, "array", NEW_KEY)
     op.create_table(
         "history",
         sa.Column("run", sa.Text(), nullable=False),
@@ -39,10 +47,19 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Drop what 0002 brought, the arrays that no schema 0001 could tell from those of the model among it."""
     op.drop_table("history")
-    op.execute("DELETE FROM array WHERE part != ''")
-    _make_array_anew(unique=sa.UniqueConstraint("record_id", "name", name="uq_array_record_id_name"))
+    op.execute("DELETE FROM \"array\" WHERE part != ''")  # a reserved word of PostgreSQL
+    if _on_sqlite():
+        _make_array_anew(unique=sa.UniqueConstraint(*OLD_KEY, name=OLD_NAME))
+    else:
+        op.drop_constraint(NEW_NAME, "array", type_="unique")
+        op.drop_column("array", "part")
+        op.create_unique_constraint(OLD_NAME, "array", OLD_KEY)
     op.drop_column("record", "checkpoint")
     op.drop_column("record", "checkpoint_digest")
+
+
+def _on_sqlite() -> bool:
+    return op.get_context().dialect.name == "sqlite"
 
 
 def _make_array_anew(*more: sa.Column[str], unique: sa.UniqueConstraint) -> None:
