@@ -10,9 +10,9 @@ from flwr.serverapp.strategy import Result, Strategy
 from recordstore.exceptions import InvalidTypeError, InvalidValueError
 from recordstore.flower.hooks import Hooks
 from recordstore.flower.legacy import LEGACY_API, LegacyHooks
-from recordstore.flower.marks import has_state_dict
 from recordstore.flower.message import MESSAGE_API, MessageHooks
 from recordstore.flower.options import Options
+from recordstore.flower.originals import has_state_dict
 from recordstore.flower.session import Session
 from recordstore.store import RecordStore
 from recordstore.validation import check_bool, check_choice, check_int, check_run, check_text
@@ -54,6 +54,9 @@ class Checkpointer:
     random_state
         Save and restore the state of Python's and NumPy's global random generators, by which clients are sampled.
         NumPy's stays untouched under differential privacy.
+    ignore
+        Names of attributes of the strategy that may differ and are left alone, such as a folder with the time in its
+        name; ``"strategy.run_dir"`` is one of the strategy in the attribute ``strategy``.
     store_unnoised_state
         Store what a strategy inside a differential-privacy wrapper remembers, such as the moments of FedAdam, though it
         comes from aggregates without noise. Without it, such a strategy is refused.
@@ -81,6 +84,7 @@ class Checkpointer:
         every: int = 1,
         *,
         extra_state: Mapping[str, Any] | Iterable[Any] = (),
+        ignore: Iterable[str] = (),
         strict: bool = True,
         sort_replies: bool = True,
         random_state: bool = True,
@@ -99,6 +103,7 @@ class Checkpointer:
             run=name,
             every=int(every),
             extra_state=_by_name(extra_state),
+            ignore=_check_names(ignore),
             strict=check_bool("strict", strict),
             sort_replies=check_bool("sort_replies", sort_replies),
             random_state=check_bool("random_state", random_state),
@@ -216,6 +221,12 @@ def _check_resume(resume: object) -> str:
     if not isinstance(resume, str) or resume not in {"auto", "must", "never"}:
         raise InvalidValueError(f"resume must be 'auto', 'must' or 'never', not {resume!r:.80}")
     return str(resume)
+
+
+def _check_names(ignore: Iterable[str]) -> frozenset[str]:
+    if isinstance(ignore, str) or not isinstance(ignore, Iterable):
+        raise InvalidTypeError(f"ignore must be a sequence of names, not {type(ignore).__name__}")
+    return frozenset(check_text("a name in ignore", name) for name in ignore)
 
 
 def _by_name(extra_state: Mapping[str, Any] | Iterable[Any]) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 
 from recordstore.exceptions import InvalidTypeError, ResumeError
 from recordstore.flower.codec import Encoder
-from recordstore.flower.marks import has_state_dict
 from recordstore.flower.options import Options
+from recordstore.flower.originals import has_state_dict
 from recordstore.flower.past import SAME, Past
 from recordstore.flower.state import StrategyState
 

@@ -9,15 +9,17 @@ checkpoint, which the JSON names, and what has a type of its own becomes one of 
     $Random    state of random.Random    $Generator, $RandomState   state of those of numpy.random
     $torch.Generator    [device, state]
 
-An array that is there twice is kept once, and is one array again. An attribute with ``state_dict()`` is written as
-``$state_dict``, and loaded into the object that is there.
+An array that is there twice is kept once, and is one array again. What is still the object that it was when the
+checkpointer was attached, and may be held on to by others, is wrapped by its path, and restored in place::
+
+    $same      [path, one of the above]         $state     [path, what its state_dict() says]; null for a strategy
 """
 
 import dataclasses
 import enum
 import functools
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -27,13 +29,14 @@ from flwr.common import Parameters
 
 from recordstore.array import Array
 from recordstore.arrayrecord import ArrayRecord
-from recordstore.exceptions import CorruptRecordError, InvalidTypeError, RecordStoreError
-from recordstore.flower.convert import to_flower
+from recordstore.exceptions import InvalidTypeError
+from recordstore.flower.originals import Originals, has_state_dict, is_strategy
 from recordstore.identity import content_digest
-from recordstore.tagged import decode, encode
+from recordstore.tagged import encode
 from recordstore.tensor import is_tensor, loaded_torch, require_torch
 
-_PLAIN_RECORDS: dict[str, Any] = {"$ConfigRecord": ConfigRecord, "$MetricRecord": MetricRecord}
+PLAIN_RECORDS: dict[str, Any] = {"$ConfigRecord": ConfigRecord, "$MetricRecord": MetricRecord}
+"""Flower's records that are their items, by their tags."""
 
 
 class Encoder:
@@ -43,6 +46,8 @@ class Encoder:
     ----------
     private
         Refuse generators of NumPy: what they were used for may be noise, and noise that is used twice is a leak.
+    originals
+        The objects that were there when the checkpointer was attached.
 
     Attributes
     ----------
@@ -50,8 +55,9 @@ class Encoder:
         What was found, by the names that the JSON refers to: ndarrays and tensors as they are, without a copy.
     """
 
-    def __init__(self, *, private: bool = False) -> None:
+    def __init__(self, *, private: bool = False, originals: Originals | None = None) -> None:
         self._private = private
+        self._originals = originals or Originals()
         self._names: dict[int, str] = {}
         self.arrays: dict[str, Any] = {}
 
@@ -86,6 +92,18 @@ class Encoder:
         return name
 
     def _other(self, value: Any, label: str) -> Any:
+        path = self._originals.path(value)
+        if is_strategy(value) or has_state_dict(value):
+            return self._stateful(value, path, label)
+        data = self._plain(value, label)
+        return data if path is None else {"$same": [path, data]}
+
+    def _stateful(self, value: Any, path: str | None, label: str) -> Any:
+        if path is None:
+            raise InvalidTypeError(f"a {qualified_name(type(value))} that came after the checkpointer was attached")
+        return {"$state": [path, None if is_strategy(value) else self.encode(value.state_dict(), label)]}
+
+    def _plain(self, value: Any, label: str) -> Any:
         kind: type = type(value)
         if kind is np.ndarray and not value.dtype.hasobject:
             return {"$array": self.keep(value, label)}
@@ -101,7 +119,7 @@ class Encoder:
         return self._other_type(value, label)
 
     def _other_type(self, value: Any, label: str) -> Any:
-        for tag, kind in _PLAIN_RECORDS.items():
+        for tag, kind in PLAIN_RECORDS.items():
             if type(value) is kind:
                 return {tag: self.encode(dict(value), label)}
         if type(value) is random.Random:
@@ -124,11 +142,23 @@ class Encoder:
 
 
 class Fingerprint(Encoder):
-    """Encodes values to compare them: digests stand for arrays, and names for what cannot be kept."""
+    """Encodes values to compare them: digests stand for arrays, and names for what cannot be kept.
+
+    Attributes
+    ----------
+    has_arrays
+        Whether there were any.
+    """
+
+    has_arrays = False
 
     def keep(self, array: Any, label: str) -> str:  # noqa: ARG002
         """Return the digest of the bytes of an array."""
+        self.has_arrays = True
         return content_digest(array)
+
+    def _stateful(self, value: Any, path: str | None, label: str) -> Any:  # noqa: ARG002
+        return {"$object": qualified_name(type(value))}
 
     def encode_whole(self, value: Any, label: str) -> Any:
         """Encode any value: what cannot be kept by its type and its parts, a function by its qualified name."""
@@ -152,91 +182,6 @@ def _parts(value: Any) -> Iterable[Any]:
     if isinstance(value, functools.partial):
         return [value.func, *value.args, *value.keywords.items()]
     return value if isinstance(value, tuple) else ()
-
-
-class Decoder:
-    """Makes values of what an :class:`Encoder` wrote."""
-
-    def __init__(self, arrays: Mapping[str, Array]) -> None:
-        self._arrays = arrays
-        self._made: dict[str, Any] = {}
-        self._makers: dict[str, Callable[[Any], Any]] = {
-            "$array": lambda name: self._once(name, lambda array: array.numpy()),
-            "$long": lambda name: self._arrays[name].data,
-            "$tensor": lambda content: self._tensor(*content),
-            "$parameter": lambda content: self._parameter(*content),
-            "$ArrayRecord": self._array_record,
-            "$Parameters": self._parameters,
-            "$Random": lambda content: _with_state(random.Random(), "setstate", self.decode(content)),  # noqa: S311
-            "$Generator": self._generator,
-            "$RandomState": lambda content: _with_state(np.random.RandomState(), "set_state", self.decode(content)),
-            "$torch.Generator": self._torch_generator,
-        }
-
-    def decode(self, data: Any) -> Any:
-        """Return a new value.
-
-        Raises
-        ------
-        CorruptRecordError
-            The data are not what was written, or were written by a newer version.
-        """
-        try:
-            return decode(data, self._other)
-        except RecordStoreError:
-            raise
-        except Exception as error:  # whatever the makers of values raise for what is none
-            raise CorruptRecordError(f"the state in the checkpoint cannot be understood: {error!r:.200}") from error
-
-    def _other(self, tag: str, content: Any) -> Any:
-        if tag in _PLAIN_RECORDS:
-            return _PLAIN_RECORDS[tag](self.decode(content))
-        if tag not in self._makers:
-            raise CorruptRecordError(f"the tag {tag!r} is unknown: written by a newer version of recordstore?")
-        return self._makers[tag](content)
-
-    def _once(self, name: str, make: Callable[[Array], Any]) -> Any:
-        """Return what is made of an array, the same object whenever it is asked for."""
-        if name not in self._made:
-            self._made[name] = make(self._arrays[name])
-        return self._made[name]
-
-    def _tensor(self, name: str, requires_grad: bool) -> Any:  # noqa: FBT001 - as the tag has it
-        return self._once(name, lambda array: _to_tensor(array).requires_grad_(requires_grad))
-
-    def _parameter(self, name: str, requires_grad: bool) -> Any:  # noqa: FBT001 - as the tag has it
-        torch = require_torch("checkpoints of tensors")
-        return self._once(name, lambda array: torch.nn.Parameter(_to_tensor(array), requires_grad=requires_grad))
-
-    def _array_record(self, content: list[tuple[str, str]]) -> FlowerArrayRecord:
-        return to_flower(ArrayRecord({key: self._arrays[name] for key, name in content}))
-
-    def _parameters(self, content: tuple[str, list[str]]) -> Parameters:
-        tensor_type, names = content
-        return Parameters(tensors=[self._arrays[name].data for name in names], tensor_type=tensor_type)
-
-    def _generator(self, content: Any) -> np.random.Generator:
-        state = self.decode(content)
-        kind = getattr(np.random, state["bit_generator"], None)
-        if not (isinstance(kind, type) and issubclass(kind, np.random.BitGenerator)):
-            raise CorruptRecordError(f"NumPy has no bit generator {state['bit_generator']!r}")
-        bits = kind()
-        bits.state = state
-        return np.random.Generator(bits)
-
-    def _torch_generator(self, content: tuple[str, Any]) -> Any:
-        device, state = content
-        generator = require_torch("checkpoints of generators").Generator(device)
-        return _with_state(generator, "set_state", self.decode(state))
-
-
-def _to_tensor(array: Array) -> Any:
-    return ArrayRecord({"": array}).to_torch_state_dict()[""]
-
-
-def _with_state(generator: Any, method: str, state: Any) -> Any:
-    getattr(generator, method)(state)
-    return generator
 
 
 def qualified_name(thing: Any) -> str:

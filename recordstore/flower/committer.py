@@ -18,6 +18,7 @@ from recordstore.exceptions import (
     StoreClosedError,
 )
 from recordstore.flower.codec import Encoder
+from recordstore.flower.configs import Configs
 from recordstore.flower.options import Api, Options
 from recordstore.flower.past import FORMAT, Values
 from recordstore.flower.randomness import save_random
@@ -52,14 +53,14 @@ class Outcome:
     reports
         Metrics by source.
     configs
-        The configurations, as the round has left them.
+        The configurations, as the round has left them and as they were given.
     """
 
     round: int
     model: Any
     next_digest: str | None
     reports: Mapping[str, Values]
-    configs: Mapping[str, Mapping[str, Any]]
+    configs: Configs
 
 
 class Committer:
@@ -167,8 +168,8 @@ class Committer:
 
     def _checkpoint(self, outcome: Outcome) -> Checkpoint:
         """Return the state as it is now."""
-        options, encoder = self._options, Encoder(private=self._private)
-        configs, extra = outcome.configs.items(), options.extra_state.items()
+        options, encoder = self._options, Encoder(private=self._private, originals=self._strategy.originals)
+        configs, extra = outcome.configs.live.items(), options.extra_state.items()
         state = {
             "format": FORMAT,
             "api": self._api.name,
@@ -179,6 +180,7 @@ class Committer:
             "strategy": self._strategy.describe(),
             "state": self._strategy.capture(encoder),
             "configs": {kind: encoder.encode(dict(config), f"{kind}_config") for kind, config in configs},
+            "begun": outcome.configs.begun,
             "random": save_random(encoder, private=self._private) if options.random_state else {},
             "extra": {name: encoder.encode(one.state_dict(), f"extra.{name}") for name, one in extra},
         }

@@ -46,10 +46,10 @@ class Hooks:
         self._before = {}
 
 
-def own_attributes(strategy: Any) -> dict[str, Any]:
-    """Return the attributes of a strategy by name, those in slots too, but for hooks."""
-    slots = {name for kind in type(strategy).__mro__ for name in _slots(kind) if hasattr(strategy, name)}
-    found = {name: getattr(strategy, name) for name in sorted(slots)} | vars(strategy)
+def own_attributes(thing: Any) -> dict[str, Any]:
+    """Return the attributes of a strategy, or of any other object, by name, those in slots too, but for hooks."""
+    slots = {name for kind in type(thing).__mro__ for name in _slots(kind) if hasattr(thing, name)}
+    found = {name: getattr(thing, name) for name in sorted(slots)} | getattr(thing, "__dict__", {})
     return {name: value for name, value in found.items() if not is_hook(value)}
 
 

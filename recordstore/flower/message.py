@@ -105,6 +105,7 @@ class MessageHooks:
         if self._session.replays(server_round):
             self._session.configs.replay("evaluate", config)
             return []
+        self._session.enter(server_round, arrays)
         self._session.configs.use("evaluate", config)
         messages: Iterable[Message] = self._original["configure_evaluate"](
             server_round, arrays, config, grid, *more, **named
@@ -129,12 +130,15 @@ class MessageHooks:
         if self._session.replays(server_round):
             stored: MetricRecord | None = self._metrics(server_round, "server")
             return stored
+        if server_round > 0:
+            self._session.enter(server_round, arrays)
         metrics = None if original is None else original(server_round, arrays)
         self._session.report("server", metrics)
         if self._commits_at_once:
             if server_round == 0:
                 self._session.initial(arrays)
             else:
+                self._session.ended_with(arrays)
                 self._session.complete()
         return metrics
 

@@ -1,6 +1,6 @@
 """What a checkpointer was told, and which of Flower's interfaces it works with."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ class Options:
     run: str
     every: int
     extra_state: Mapping[str, Any]
+    ignore: Collection[str]
     strict: bool
     sort_replies: bool
     random_state: bool

@@ -1,11 +1,12 @@
 """What is stored of a run: the checkpoint to go on from, and the answers to all rounds up to it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from recordstore.array import Array
 from recordstore.arrayrecord import ArrayRecord
 from recordstore.exceptions import CorruptRecordError, RecordNotFoundError, ResumeError
-from recordstore.flower.codec import Decoder
 from recordstore.info import RecordInfo
 from recordstore.store import RecordStore
 
@@ -35,8 +36,10 @@ class SavedState:
         Classes and hyper-parameters, see :meth:`StrategyState.describe`.
     strategy_state
         What has changed of it, by path and attribute.
-    configs, random, extra
-        Configurations by kind, states of generators by name, and those of the objects in ``extra_state``.
+    configs, begun
+        Configurations by kind, as the round has left them, and as they were given.
+    random, extra
+        States of generators by name, and of the objects in ``extra_state``.
     """
 
     initial_digest: str
@@ -44,6 +47,7 @@ class SavedState:
     strategy: list[dict[str, Any]]
     strategy_state: dict[str, dict[str, Any]]
     configs: dict[str, Any]
+    begun: dict[str, Any]
     random: dict[str, Any]
     extra: dict[str, Any]
 
@@ -59,6 +63,8 @@ class Past:
         The round after which it was saved: up to here, a resumed run is answered from the store.
     state
         What the JSON of the checkpoint says.
+    arrays
+        Those that it refers to, by their names.
     """
 
     def __init__(self, store: RecordStore, run: str, info: RecordInfo, state: SavedState, arrays: Any) -> None:
@@ -67,7 +73,7 @@ class Past:
         self.info = info
         self.last_round: int = info.round or 0
         self.state = state
-        self.decoder = Decoder(arrays)
+        self.arrays: Mapping[str, Array] = arrays
         self._values = {
             (round_, source): values for round_, source, values in store.history(run) if round_ <= self.last_round
         }
@@ -86,7 +92,7 @@ class Past:
 
     def release(self) -> None:
         """Let go of the arrays of the state, once it is restored: they may be twice as large as the model."""
-        self.decoder = Decoder({})
+        self.arrays = {}
 
     def load(self, round_: int) -> ArrayRecord:
         """Return the global model after a round.
@@ -146,6 +152,7 @@ def _parse(state: dict[str, Any]) -> SavedState:
         strategy=members,
         strategy_state={path: _expect(changed, dict) for path, changed in _expect(state["state"], dict).items()},
         configs=_expect(state["configs"], dict),
+        begun=_expect(state["begun"], dict),
         random=_expect(state["random"], dict),
         extra=_expect(state["extra"], dict),
     )

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from recordstore.exceptions import CorruptRecordError
-from recordstore.flower.codec import Decoder, Encoder
+from recordstore.flower.codec import Encoder
+from recordstore.flower.decoder import Decoder
 
 
 def save_random(encoder: Encoder, *, private: bool) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from numbers import Integral
 from typing import Any
 
 from recordstore.exceptions import InvalidValueError
-from recordstore.flower.checks import check_extra_state, check_initial, check_replay, check_resume
+from recordstore.flower.checks import check_extra_state, check_initial, check_replay, check_resume, refuse
 from recordstore.flower.committer import Committer, Outcome, keepable
 from recordstore.flower.configs import Configs
+from recordstore.flower.decoder import Decoder
 from recordstore.flower.options import Api, Options
 from recordstore.flower.past import NOT_AGGREGATED, SAME, Past, Values, find_past
 from recordstore.flower.privacy import PrivacyBudget, is_private
@@ -43,7 +44,7 @@ class Session:
         self._api = api
         members = [member for _, member in strategy_tree(strategy)]
         self._private = any(map(is_private, members))
-        self._strategy = StrategyState(strategy, store_unnoised=options.store_unnoised_state)
+        self._strategy = StrategyState(strategy, store_unnoised=options.store_unnoised_state, ignore=options.ignore)
         self._budget = PrivacyBudget(options.store, options.run, members)
         self.past = find_past(options.store, options.run, api.name)
         check_extra_state(options)
@@ -59,9 +60,10 @@ class Session:
         self._end: int | None = None
         self._model: Any = None
         self._pending: int | None = None
-        self._trained = self._aggregated = False
+        self._configured = self._trained = self._aggregated = self._warned_of_several = False
         self._reports: dict[str, Values] = {}
-        self.configs = Configs()
+        begun = {} if self.past is None else self.past.state.begun
+        self.configs = Configs(lambda differences: refuse(options, differences), begun)
 
     # What is stored
 
@@ -130,7 +132,7 @@ class Session:
             self._begun = True
             self._model = self._api.to_record(model)
             self._committer.begin(lambda: digest_of(self._model))
-            self._commit(0)
+            self._commit(0, model)
 
     def begin(self, round_: int, model: Any) -> None:
         """Commit what is left of the round before, and get ready for a live one; the same one again starts anew.
@@ -138,8 +140,10 @@ class Session:
         Raises
         ------
         InvalidValueError
-            The round is committed already.
+            The round is committed already, or is no number of a round.
         """
+        if round_ < 1:
+            raise InvalidValueError(f"rounds are counted from 1, as Flower does, and start() trains round {round_}")
         if round_ <= self._done:
             raise InvalidValueError(
                 f"round {round_} of run {self.options.run!r} is committed already, and cannot be trained again: for "
@@ -155,8 +159,17 @@ class Session:
         if self._model is None:
             self._model = self._api.to_record(model)
         self._restore()
-        self._reports = {}
-        self._pending, self._trained, self._aggregated = round_, False, False
+        if self._pending == round_ and self._aggregated:
+            self._warn_of_several()
+        if self._pending != round_ or self._configured:
+            self._reports = {}
+        self._pending, self._configured, self._trained, self._aggregated = round_, True, False, False
+
+    def enter(self, round_: int, model: Any) -> None:
+        """Begin a live round that has not begun: one that only evaluates, or evaluates before it trains."""
+        if round_ > self._done and round_ != self._pending:
+            self.begin(round_, model)
+            self._configured = False
 
     def report(self, source: str, values: Mapping[str, Any] | None) -> None:
         """Take what a source reports of the round in progress, as far as it can be kept."""
@@ -168,7 +181,13 @@ class Session:
         self._budget.charge(round_)
         self._trained = True
         if model is not None:
+            if self._aggregated:
+                self._warn_of_several()
             self._model, self._aggregated = self._api.to_record(model), True
+
+    def ended_with(self, model: Any) -> None:
+        """Take the model that Flower goes on with after a round, for it may have been changed in its place."""
+        self._model = self._api.to_record(model)
 
     def complete(self, next_model: Any | None = None) -> None:
         """Commit the round in progress, if there is one; the next one may be known to begin with another model."""
@@ -178,16 +197,15 @@ class Session:
 
     def finish(self) -> None:
         """Commit what is left at the end of a training, and have the state of its end, if all was answered."""
-        self.complete()
-        self._committer.flush()
+        self.close()
         self._restore()
         if self._done < 0:
             text = "Nothing of run %r was saved: start() has called neither configure_train nor evaluate_fn"
             logger.warning(text, self.options.run)
 
     def close(self) -> None:
-        """Commit what is left; a round that did not come as far as to its model was not trained."""
-        if self._pending is not None and not self._trained:
+        """Commit what is left; a round that did not come as far as to a model or a report was not trained."""
+        if self._pending is not None and not (self._trained or self._reports):
             self.abandon()
         self.complete()
         self._committer.flush()
@@ -197,12 +215,18 @@ class Session:
         self._pending = None
         self._committer.abandon()
 
+    def _warn_of_several(self) -> None:
+        if not self._warned_of_several:
+            self._warned_of_several = True
+            text = "Round %d of run %r has several models: only the last one is saved, and comes back in a resume"
+            logger.warning(text, self._pending, self.options.run)
+
     def _commit(self, round_: int, next_model: Any | None = None) -> None:
         self._done = round_
         if round_ and not self._aggregated:
             self._reports[NOT_AGGREGATED] = {}
         next_digest = None if next_model is None else self._digest_next(next_model)
-        outcome = Outcome(round_, self._model, next_digest, self._reports, self.configs.live)
+        outcome = Outcome(round_, self._model, next_digest, self._reports, self.configs)
         self._committer.commit(outcome, last=round_ == self._end)
 
     def _digest_next(self, model: Any) -> str:
@@ -226,7 +250,7 @@ class Session:
             return
         self._must_restore = False
         past = self._require_past()
-        decoder, state = past.decoder, past.state
+        decoder, state = Decoder(past.arrays, self._strategy.originals), past.state
         self.configs.restore({kind: decoder.decode(data) for kind, data in state.configs.items()})
         extra = {name: decoder.decode(data) for name, data in state.extra.items()}
         self._strategy.restore(state.strategy_state, decoder)

@@ -2,16 +2,15 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
-from flwr.server.strategy import Strategy as LegacyStrategy
-from flwr.serverapp.strategy import Strategy
-
 from recordstore.exceptions import CorruptRecordError, InvalidTypeError, InvalidValueError
-from recordstore.flower.codec import Decoder, Encoder, Fingerprint, qualified_name
+from recordstore.flower.codec import Encoder, Fingerprint, qualified_name
+from recordstore.flower.decoder import Decoder
 from recordstore.flower.hooks import is_hook, own_attributes
-from recordstore.flower.marks import has_state_dict, mark
+from recordstore.flower.marks import Mark, mark
+from recordstore.flower.originals import Originals, has_state_dict, is_strategy, leaves
 from recordstore.flower.privacy import BEFORE_NOISE, OPTIMIZER_STATE, is_accountant, is_private
 from recordstore.tagged import to_text
 
@@ -19,9 +18,6 @@ logger = logging.getLogger("recordstore")
 
 OWN = "state_dict()"
 """Stands, among the attributes, for what a strategy itself says of its state."""
-
-CONTAINER_LEVELS = 4
-"""How deep a strategy may lie in the lists, tuples and dicts of an attribute; one that holds itself has no end."""
 
 GONE = ""
 """Stands, among the attributes, for the names of those that were deleted."""
@@ -42,19 +38,10 @@ def strategy_tree(strategy: Any) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = [("", strategy)]
     for path, outer in found:
         for name, value in own_attributes(outer).items():
-            for inner_path, inner in _strategies_in(value, f"{path}{name}"):
-                if all(inner is not other for _, other in found):
+            for inner_path, inner in leaves(value, f"{path}{name}"):
+                if is_strategy(inner) and all(inner is not other for _, other in found):
                     found.append((f"{inner_path}.", inner))
     return found
-
-
-def _strategies_in(value: Any, path: str, levels: int = CONTAINER_LEVELS) -> Iterator[tuple[str, Any]]:
-    """Yield the strategies that an attribute is, or that lists, tuples and dicts in it hold."""
-    if _is_strategy(value):
-        yield path, value
-    elif levels and isinstance(value, (list, tuple, dict)):
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _strategies_in(item, f"{path}.{key}", levels - 1)
 
 
 class StrategyState:
@@ -66,12 +53,24 @@ class StrategyState:
         The outermost one, fresh: how it is now counts as its hyper-parameters.
     store_unnoised
         Keep what strategies inside a differential-privacy wrapper remember.
+    ignore
+        Names of attributes to leave alone.
+
+    Attributes
+    ----------
+    originals
+        The objects in the attributes, as they are now.
     """
 
-    def __init__(self, strategy: Any, *, store_unnoised: bool) -> None:
+    def __init__(self, strategy: Any, *, store_unnoised: bool, ignore: Collection[str] = ()) -> None:
         self._store_unnoised = store_unnoised
+        self._ignore = ignore
         self._reported: set[str] = set()
-        self._members = [_Member(path, one) for path, one in strategy_tree(strategy)]
+        self.originals = Originals()
+        self._members = [_Member(path, one, ignore) for path, one in strategy_tree(strategy)]
+        for member in self._members:
+            for name, value in member.attributes():
+                self.originals.add(value, f"{member.path}{name}")
         inside = False
         for member in self._members:
             member.inside_noise = inside
@@ -116,7 +115,11 @@ class StrategyState:
                 classes = [item["class"] if item else "nothing" for item in (one, other)]
                 found.append(f"{path.rstrip('.') or 'the strategy'}: {classes[0]} stored, {classes[1]} now")
             else:
-                found += _compare(path, one["hyperparameters"], other["hyperparameters"])
+                found += [
+                    text
+                    for name, text in _compare(path, one["hyperparameters"], other["hyperparameters"])
+                    if not _is_ignored(path, name, self._ignore)
+                ]
         return found
 
     def _capture(self, member: "_Member", encoder: Encoder) -> dict[str, Any]:
@@ -166,25 +169,22 @@ class StrategyState:
 class _Member:
     """One strategy of the tree, and how it was at the beginning."""
 
-    def __init__(self, path: str, strategy: Any) -> None:
+    def __init__(self, path: str, strategy: Any, ignore: Collection[str]) -> None:
         self.path = path
         self.strategy = strategy
         self.inside_noise = False
+        self._ignore = ignore
         self.fixed: dict[str, Any] = {}
-        self.begin: dict[str, str] = {}
-        self._with_arrays: set[str] = set()
+        self.begin: dict[str, Mark] = {}
         for name, value in self.attributes():
-            whole = Fingerprint().encode_whole(value, name)
-            self.fixed[name] = {"$object": qualified_name(type(value))} if has_state_dict(value) else whole
+            if name != OWN and not is_strategy(value):  # a wrapped one is described as a member of its own
+                self.fixed[name] = Fingerprint().encode_whole(value, name)
             self.begin[name] = mark(value)
-            if _holds_arrays(value, name):
-                self._with_arrays.add(name)
-        self.fixed.pop(OWN, None)
 
     def attributes(self) -> Iterator[tuple[str, Any]]:
-        """Yield names and values, but for wrapped strategies, which are members of their own."""
+        """Yield names and values, and what the strategy itself says of its state."""
         for name, value in own_attributes(self.strategy).items():
-            if not is_accountant(value) and next(_strategies_in(value, name), None) is None:
+            if not is_accountant(value) and not _is_ignored(self.path, name, self._ignore):
                 yield name, value
         if has_state_dict(self.strategy):
             yield OWN, self.strategy.state_dict()
@@ -192,24 +192,26 @@ class _Member:
     def changed(self, name: str, value: Any, encoder: Encoder) -> Any:
         """Return an attribute for JSON, ``UNCHANGED`` if it is as at the beginning."""
         before = len(encoder.arrays)
-        label = f"{self.path}{name}"
-        if has_state_dict(value):
-            data = {"$state_dict": encoder.encode(value.state_dict(), label)}
-        else:
-            data = encoder.encode(value, label)
-        has_arrays = len(encoder.arrays) > before
-        if name in self.begin and (not has_arrays or name in self._with_arrays) and not self.has_changed(name, value):
+        data = encoder.encode(value, f"{self.path}{name}")
+        # arrays where there were none are a change, and need not be hashed to be seen
+        has_new_arrays = (
+            len(encoder.arrays) > before and not self.begin.get(name, Mark("", has_arrays=False)).has_arrays
+        )
+        if name in self.begin and not has_new_arrays and not self.has_changed(name, value):
             encoder.drop_after(before)
             return UNCHANGED
         return data
 
     def has_changed(self, name: str, value: Any) -> bool:
         """Return whether an attribute is not as at the beginning."""
-        return self.begin.get(name) != mark(value)
+        begin = self.begin.get(name)
+        return begin is None or begin.text != mark(value).text
 
     def restore(self, saved: dict[str, Any], decoder: Decoder) -> None:
         """Set the attributes that had changed."""
         for name, data in saved.items():
+            if _is_ignored(self.path, name, self._ignore):
+                continue
             if _is_reserved(self.strategy, name):
                 raise CorruptRecordError(f"the checkpoint sets {self.path}{name}, which no checkpoint has")
             if name == GONE:
@@ -218,27 +220,16 @@ class _Member:
                         object.__delattr__(self.strategy, gone)
             elif name == OWN:
                 self.strategy.load_state_dict(decoder.decode(data))
-            elif isinstance(data, dict) and list(data) == ["$state_dict"]:
-                getattr(self.strategy, name).load_state_dict(decoder.decode(data["$state_dict"]))
             else:
                 object.__setattr__(self.strategy, name, decoder.decode(data))
 
 
-def _is_strategy(value: object) -> bool:
-    return isinstance(value, (Strategy, LegacyStrategy))
+def _is_ignored(path: str, name: str, ignore: Collection[str]) -> bool:
+    return name in ignore or f"{path}{name}" in ignore
 
 
 def _is_reserved(strategy: Any, name: str) -> bool:
     return (name.startswith("__") and name.endswith("__")) or (name != GONE and is_hook(getattr(strategy, name, None)))
-
-
-def _holds_arrays(value: Any, name: str) -> bool:
-    encoder = Encoder()
-    try:
-        encoder.encode(value.state_dict() if has_state_dict(value) else value, name)
-    except InvalidTypeError:
-        return False
-    return bool(encoder.arrays)
 
 
 def _may_be_a_model(data: Any) -> bool:
@@ -246,9 +237,9 @@ def _may_be_a_model(data: Any) -> bool:
     return "$ArrayRecord" in text or "$Parameters" in text
 
 
-def _compare(path: str, stored: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def _compare(path: str, stored: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, str]]:
     return [
-        f"{path}{name}: {_show(stored, name)} stored, {_show(now, name)} now"
+        (name, f"{path}{name}: {_show(stored, name)} stored, {_show(now, name)} now")
         for name in sorted(stored.keys() | now.keys())
         if to_text(stored.get(name, {"$missing": 0})) != to_text(now.get(name, {"$missing": 0}))
     ]

@@ -23,7 +23,8 @@ from flwr.common import Parameters  # noqa: E402
 from recordstore import Array, ArrayRecord, CorruptRecordError, InvalidTypeError, RecordStore  # noqa: E402
 from recordstore.rounds import Checkpoint  # noqa: E402
 
-Encoder, Decoder, Fingerprint = codec.Encoder, codec.Decoder, codec.Fingerprint
+Encoder, Fingerprint = codec.Encoder, codec.Fingerprint
+Decoder = import_quietly("recordstore.flower.decoder").Decoder
 
 
 def through_the_store(value: Any, store: RecordStore | None = None) -> Any:

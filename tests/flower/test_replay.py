@@ -265,3 +265,17 @@ def test_a_checkpoint_cannot_replace_methods(memory: RecordStore, name: str) -> 
     memory.save_checkpoint(memory.load("r@2"), Checkpoint(state, stored.arrays), run="copy", round=2)
     with pytest.raises(CorruptRecordError, match=f"sets {name}"):
         start(Checkpointer(memory, "copy"), strategies.FedAdam(), num_rounds=3, evaluate_fn=evaluate)
+
+
+def test_an_initial_model_that_its_evaluation_changes_is_noticed(memory: RecordStore) -> None:
+    def clipping(server_round: int, arrays: Any) -> Any:
+        if server_round == 0:
+            arrays["w"] = Array(arrays["w"].numpy() + 1)
+        return interrupted_at(1)(server_round, arrays)
+
+    with pytest.raises(Interrupted):
+        start(Checkpointer(memory, "r"), strategies.FedAvg(), evaluate_fn=clipping)
+    grid = SmallGrid()
+    with pytest.raises(ResumeError, match="after round 0 its start"):
+        start(Checkpointer(memory, "r"), strategies.FedAvg(), evaluate_fn=evaluate, grid=grid)
+    assert grid.messages == []
