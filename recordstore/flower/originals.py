@@ -20,6 +20,9 @@ CONTAINER_LEVELS = 6
 """How deep an object may lie in lists, tuples and dicts; one of these that holds itself has no end."""
 
 
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes})
+
+
 def is_strategy(value: object) -> bool:
     """Return whether an object is a strategy of one of Flower's interfaces."""
     return isinstance(value, (Strategy, LegacyStrategy))
@@ -85,6 +88,8 @@ class Originals:
 
 
 def _is_shared(value: object) -> bool:
+    if type(value) in _PLAIN:  # a list of losses may be long
+        return False
     generators = (random.Random, np.random.Generator, np.random.RandomState)
     torch = loaded_torch()
     return (
