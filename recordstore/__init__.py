@@ -13,6 +13,7 @@ from recordstore.exceptions import (
     ForkError,
     InvalidTypeError,
     InvalidValueError,
+    MismatchError,
     NotARecordStoreError,
     ReadOnlyStoreError,
     RecordExistsError,
@@ -29,8 +30,11 @@ from recordstore.exceptions import (
     StoreClosedError,
 )
 from recordstore.info import HistoryEntry, RecordInfo, RunInfo, Swept
+from recordstore.matching import IncompatibleKeys
 from recordstore.rounds import Checkpoint
+from recordstore.savehandle import SaveHandle
 from recordstore.store import RecordStore
+from recordstore.stored import StoredArray, StoredRecord
 from recordstore.typeddict import TypedDict
 
 __version__ = "0.1.0"
@@ -46,8 +50,10 @@ __all__ = [
     "CorruptRecordError",
     "ForkError",
     "HistoryEntry",
+    "IncompatibleKeys",
     "InvalidTypeError",
     "InvalidValueError",
+    "MismatchError",
     "NotARecordStoreError",
     "ParametersRecord",
     "ReadOnlyStoreError",
@@ -59,6 +65,7 @@ __all__ = [
     "ResumeError",
     "RunInfo",
     "SType",
+    "SaveHandle",
     "SaveSweptError",
     "SchemaError",
     "SchemaOutdatedError",
@@ -67,6 +74,8 @@ __all__ = [
     "StoreAccessError",
     "StoreBusyError",
     "StoreClosedError",
+    "StoredArray",
+    "StoredRecord",
     "Swept",
     "TypedDict",
     "__version__",

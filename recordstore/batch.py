@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from recordstore import constants
 from recordstore.digest import EMPTY_DIGEST, array_digest, blob_digest
+from recordstore.entries import Entry
 from recordstore.hashing import Pending
-from recordstore.inputs import Entry
 
 ROWS_PER_ARRAY = 3
 """An array, its blob and a chunk."""

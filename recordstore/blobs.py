@@ -130,6 +130,11 @@ class BlobRepository:
                 sizes[blob_id] = (count, nbytes)
         return sizes
 
+    def digests(self, blob_id: int) -> list[bytes]:
+        """Return the digests of the chunks of a blob, in order; SQLite reads the heads of the rows only."""
+        rows = self._session.execute(select(ChunkRow.digest).where(ChunkRow.blob_id == blob_id).order_by(ChunkRow.seq))
+        return [digest for (digest,) in rows]
+
     def chunks(self, blob_ids: Collection[int], first: int, last: int) -> Iterator[StoredChunk]:
         """Yield the chunks ``first`` to ``last - 1`` of blobs, in order, one row in memory at a time.
 

@@ -6,9 +6,10 @@
     ├── InvalidTypeError          (TypeError)        an argument of a wrong type
     ├── InvalidValueError         (ValueError)       an argument of a wrong value
     ├── RecordNotFoundError       (LookupError)      no record answers to this reference
-    │   └── ArrayNotFoundError                       the record has no array of this name
+    │   └── ArrayNotFoundError    (KeyError)         the record has no array of this name
     ├── AmbiguousReferenceError   (LookupError)      a bare tag that several runs have
     ├── RecordExistsError         (ValueError)       (run, round) is taken
+    ├── MismatchError             (ValueError)       a record does not fit into what it is to be loaded into
     ├── CorruptRecordError        (ValueError)       stored bytes are not those that were saved
     ├── ResumeError               (ValueError)       a run cannot go on from what is stored of it
     ├── SaveSweptError            (RuntimeError)     gc took the unfinished save for a dead one
@@ -44,8 +45,10 @@ class RecordNotFoundError(RecordStoreError, LookupError):
     """No visible record answers to the reference."""
 
 
-class ArrayNotFoundError(RecordNotFoundError):
+class ArrayNotFoundError(RecordNotFoundError, KeyError):
     """The record exists and has no array of the name asked for."""
+
+    __str__ = Exception.__str__  # a KeyError would show the text as a literal
 
 
 class AmbiguousReferenceError(RecordStoreError, LookupError):
@@ -54,6 +57,10 @@ class AmbiguousReferenceError(RecordStoreError, LookupError):
 
 class RecordExistsError(RecordStoreError, ValueError):
     """A record of this run and round is already there."""
+
+
+class MismatchError(RecordStoreError, ValueError):
+    """A record has other names, shapes or dtypes than what it is to be loaded into."""
 
 
 class CorruptRecordError(RecordStoreError, ValueError):

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from recordstore import constants
 from recordstore.batch import ROWS_PER_ARRAY, Batch, Piece, Upload
 from recordstore.digest import chunk_digest
+from recordstore.entries import Entry
 from recordstore.hashing import INLINE_BYTES, HashPool, Pending, copy_and_hash, hash_chunks
-from recordstore.inputs import Entry
 
 Heads = set[tuple[int, bytes]]
 """Lengths in bytes and first chunk digests of blobs."""

@@ -1,6 +1,6 @@
 """An open store: what it is opened on, what it shares between its calls, and when it may be used."""
 
-import contextlib
+import logging
 import os
 import sqlite3
 from types import TracebackType
@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from sqlalchemy import URL
 
 from recordstore import schema
+from recordstore.background import Background
 from recordstore.engine import Database
 from recordstore.exceptions import (
     ForkError,
@@ -19,9 +20,12 @@ from recordstore.exceptions import (
     StoreAccessError,
 )
 from recordstore.hashing import HashPool
+from recordstore.snapshot import Staging
 from recordstore.sweep import sweep
 from recordstore.target import Target, parse_target
 from recordstore.validation import check_bool, check_choice, check_seconds
+
+_logger = logging.getLogger("recordstore")
 
 DEFAULT_GRACE = 600.0
 """Seconds after which an unfinished save that shows no sign of life is swept."""
@@ -55,6 +59,8 @@ class StoreHandle:
         schema.refuse_foreign(where)
         self._database = Database(where, read_only=read_only, timeout=timeout)
         self._pool = HashPool()
+        self._background = Background()
+        self._staging = Staging()
         try:
             schema.prepare(self._database, upgrade=upgrade)
             if journal_mode is not None and where.path is not None:
@@ -67,18 +73,55 @@ class StoreHandle:
         self._closed = False
 
     def close(self) -> None:
-        """Close the store; closing it again does nothing.
+        """Close the store, once the pending save of ``save_async`` has ended; closing it again does nothing.
+
+        Leaving the ``with`` block of the store does the same, and logs the error of a save at error level where an
+        exception of the block is under way already.
 
         Raises
         ------
         ForkError
             The store was opened by another process.
+        RecordStoreError
+            What a save in the background has failed with, if nobody has seen it; the store is closed nevertheless.
+            Of several errors the first is raised, the others are logged.
         """
-        if not self._closed:
-            self._database.check_usable()
-            self._closed = True
-            self._database.close()
-            self._pool.close()
+        errors = self._shut()
+        _log(errors[1:])
+        if errors:
+            raise errors[0]
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until the save that was last handed to ``save_async`` has ended.
+
+        Parameters
+        ----------
+        timeout
+            Seconds to wait; None for as long as it takes. Giving up, or Ctrl-C, leaves the save running.
+
+        Raises
+        ------
+        TimeoutError
+            The save is still running.
+        RecordStoreError
+            What a save in the background has failed with, if nobody has seen it: of several the oldest, and the next
+            one in the next call.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from recordstore import RecordStore
+        >>> with RecordStore(":memory:") as store:
+        ...     handle = store.save_async({"weight": np.ones(2)})
+        ...     store.wait()
+        ...     handle.done(), len(store)
+        (True, 1)
+        """
+        self._check_usable()
+        self._background.settle(timeout)
+        error = self._background.next_unseen()
+        if error is not None:
+            raise error
 
     def __enter__(self) -> Self:
         self._check_usable()
@@ -87,8 +130,13 @@ class StoreHandle:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with contextlib.suppress(ForkError):  # a forked child that leaves the block has nothing to close
-            self.close()
+        try:
+            errors = self._shut()
+        except ForkError:  # a forked child that leaves the block has nothing to close
+            return
+        _log(errors[1:] if kind is None else errors)
+        if errors and kind is None:
+            raise errors[0]
 
     def __repr__(self) -> str:
         database = getattr(self, "_database", None)
@@ -99,6 +147,18 @@ class StoreHandle:
         raise InvalidTypeError(
             "a RecordStore cannot be pickled or copied: hand its path to the other process and open it there"
         )
+
+    def _shut(self) -> list[BaseException]:
+        """Close the store, and return the errors of saves in the background that nobody has seen."""
+        if self._closed:
+            return []
+        self._database.check_usable()
+        self._background.close()
+        self._closed = True
+        self._database.close()
+        self._pool.close()
+        self._staging.clear()
+        return list(iter(self._background.next_unseen, None))
 
     def _check_usable(self) -> None:
         self._database.check_usable()
@@ -114,6 +174,11 @@ class StoreHandle:
             sweep(self._database, grace=DEFAULT_GRACE, steps=steps, wait=0.0)
         except RecordStoreError:
             return
+
+
+def _log(errors: list[BaseException]) -> None:
+    for error in errors:
+        _logger.error("a save in the background has failed: %s", error, exc_info=error)
 
 
 def _check_options(

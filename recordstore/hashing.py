@@ -1,5 +1,6 @@
 """Threads that hash, and copy, while the thread of the caller talks to the database."""
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable
@@ -45,7 +46,10 @@ class HashPool:
     def submit(self, nbytes: int, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> "Pending[_T]":
         """Call ``function``, which works on ``nbytes`` bytes, now or in a thread."""
         if nbytes >= INLINE_BYTES:
-            return self._threads().submit(function, *args, **kwargs)
+            threads = self._threads()
+            # While the interpreter ends, saves in the background go on, and executors take no more work.
+            with contextlib.suppress(RuntimeError):
+                return threads.submit(function, *args, **kwargs)
         return Done(function(*args, **kwargs))
 
     def close(self) -> None:

@@ -3,8 +3,9 @@
 from typing import Any
 
 from recordstore.digest import array_digest, blob_digest, record_digest
+from recordstore.entries import Entry
 from recordstore.hashing import hash_chunks
-from recordstore.inputs import Entry, Input
+from recordstore.inputs import Input
 
 
 def content_digest(array: Any) -> str:

@@ -1,33 +1,17 @@
 """The kinds of input that ``save`` takes, as one sequence of entries, and how they are emptied after the commit."""
 
 import gc
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, TypeGuard
 
 import numpy as np
 
 from recordstore import tensor
-from recordstore.constants import GC_THRESHOLD, SType
-from recordstore.digest import shape_json
+from recordstore.constants import GC_THRESHOLD
+from recordstore.entries import Entry, check_value, make_entry
 from recordstore.exceptions import InvalidTypeError, InvalidValueError
-from recordstore.sources import BytesSource, Source, array_source, raw_tensor_source
-from recordstore.validation import MAX_TYPE_BYTES, check_text, show
-
-_ARRAY_FIELDS = ("dtype", "shape", "stype", "data")
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One array on its way into the store; ``shape`` is JSON text, ``part`` what of a checkpoint it belongs to."""
-
-    name: str
-    dtype: str
-    shape: str
-    stype: str
-    source: Source
-    part: str = ""
+from recordstore.validation import check_text
 
 
 class Input:
@@ -35,14 +19,17 @@ class Input:
 
     Attributes
     ----------
+    keep
+        Whether the input stays the caller's.
     lazy
         Whether the entries come from an iterator, which may make each array only when it is asked for it.
     """
 
     def __init__(self, record: object, *, keep: bool, part: str = "") -> None:
         self._record = record
-        self._keep = keep
+        self.keep = keep
         self._part = part
+        self._named = isinstance(record, list) and bool(record) and isinstance(record[0], tuple)
         self._may_repeat = not callable(getattr(record, "items", None))
         self._yielded: list[tuple[str, int]] = []
         self._pairs: Iterable[tuple[str, Any]]
@@ -57,10 +44,17 @@ class Input:
             raise _wrong_record(record)
         if not self.lazy:
             for name, value in self._pairs:
-                _check_value(name, value)
+                check_value(name, value)
 
     def entries(self) -> Iterator[Entry]:
         """Yield the entries in order, each made when it is asked for."""
+        for value, entry in self.made():
+            del value
+            yield entry
+            del entry
+
+    def made(self) -> Iterator[tuple[Any, Entry]]:
+        """Yield what the caller gave, array by array, and the entry that was made of it."""
         seen: set[str] = set()
         for pair in self._pairs:
             name, value = _check_pair(pair) if self.lazy else pair
@@ -68,11 +62,11 @@ class Input:
                 raise InvalidValueError(f"the name {name!r} comes twice; names within a record are unique")
             if self._may_repeat:
                 seen.add(name)
-            _check_value(name, value)
-            entry = _entry(name, value, self._part)
-            if not self._keep:
+            check_value(name, value)
+            entry = make_entry(name, value, self._part)
+            if not self.keep:
                 self._yielded.append((name, entry.source.nbytes))
-            yield entry
+            yield value, entry
             del pair, value, entry  # a lazy input makes the next array only now: do not hold two
 
     def release(self) -> None:
@@ -80,20 +74,39 @@ class Input:
 
         Only entries that were yielded are removed: what came into it later was not saved.
         """
-        if self._keep:
+        if self.keep:
             return
         self._pairs = ()
         remove = self._remover()
-        released = 0
-        for index, (name, size) in enumerate(self._yielded):
-            remove(index, name)
-            released += size
-            if released > GC_THRESHOLD:
-                gc.collect()
-                released = 0
+        let_go([size for _, size in self._yielded], lambda index: remove(index, self._yielded[index][0]))
         if isinstance(self._record, list):
             self._record.clear()
         gc.collect()
+
+    def surrender(self) -> None:
+        """Empty the caller's container at once: somebody else holds the arrays now."""
+        self._pairs = ()
+        if isinstance(self._record, list):
+            self._record.clear()
+        elif isinstance(self._record, MutableMapping):
+            for name, _ in self._yielded:
+                self._record.pop(name, None)
+
+    def rebuilt(self, pairs: list[tuple[str, Any]]) -> Any:
+        """Return a container like the caller's with these entries; a list of pairs in place of an iterator."""
+        if isinstance(self._record, list) and not self._named:
+            return [value for _, value in pairs]
+        if not isinstance(self._record, MutableMapping):
+            return pairs
+        try:
+            made = type(self._record)()
+            for name, value in pairs:
+                made[name] = value
+        except Exception:  # noqa: BLE001 - a class of the caller, which may need arguments
+            return dict(pairs)
+        if isinstance(made, OrderedDict):  # a state_dict keeps the versions of its modules in an attribute
+            vars(made).update(vars(self._record))
+        return made
 
     def _remover(self) -> Callable[[int, str], object]:
         record = self._record
@@ -104,9 +117,20 @@ class Input:
         return lambda *_: None
 
     def _from_mapping(self, record: Any) -> list[tuple[str, Any]]:
-        if not self._keep and not isinstance(record, MutableMapping):
+        if not self.keep and not isinstance(record, MutableMapping):
             raise InvalidTypeError(f"keep_input=False has to empty its input, which a {type(record).__name__} forbids")
         return [_check_pair(pair) for pair in record.items()]
+
+
+def let_go(sizes: Iterable[int], remove: Callable[[int], object]) -> None:
+    """Call ``remove`` with the index of each of the sizes in bytes, collecting garbage in between as Flower does."""
+    released = 0
+    for index, size in enumerate(sizes):
+        remove(index)
+        released += size
+        if released > GC_THRESHOLD:
+            gc.collect()
+            released = 0
 
 
 def _from_list(record: list[Any]) -> list[tuple[str, Any]]:
@@ -151,72 +175,3 @@ def _check_pair(pair: object) -> tuple[str, Any]:
 
 def _check_name(name: object) -> str:
     return check_text("the name of an array", name)
-
-
-def _check_value(name: str, value: Any) -> None:
-    """Raise for a value that cannot be stored, before anything is written."""
-    if isinstance(value, np.ndarray):
-        if value.dtype.hasobject:
-            raise InvalidValueError(f"array {name!r} holds Python objects, which cannot be stored as bytes")
-    elif tensor.is_tensor(value):
-        _check_tensor(name, value)
-    elif all(hasattr(value, field) for field in _ARRAY_FIELDS):
-        _check_array(name, value)
-    else:
-        raise InvalidTypeError(f"{name!r} must be an Array, ndarray or tensor, not {type(value).__name__}")
-
-
-def _check_tensor(name: str, value: Any) -> None:
-    flaws = {
-        "a sparse layout (use to_dense())": str(value.layout) != "torch.strided",
-        "quantized values (use dequantize())": value.is_quantized,
-        "no data (it is on the meta device)": value.is_meta,
-        "a lazy conjugate (use resolve_conj())": value.is_conj(),
-        "a lazy negation (use resolve_neg())": value.is_neg(),
-        "a dtype that cannot be stored": str(value.dtype) == "torch.complex32",
-    }
-    for flaw, present in flaws.items():
-        if present:
-            raise InvalidTypeError(f"tensor {name!r} has {flaw}")
-
-
-def _check_array(name: str, value: Any) -> None:
-    if not isinstance(value.data, bytes):
-        raise InvalidTypeError(f"the data of array {name!r} must be bytes, not {type(value.data).__name__}")
-    check_text(f"the dtype of array {name!r}", value.dtype, limit=MAX_TYPE_BYTES)
-    check_text(f"the stype of array {name!r}", value.stype, limit=MAX_TYPE_BYTES)
-    if not isinstance(value.shape, (list, tuple)) or not all(isinstance(length, int) for length in value.shape):
-        raise InvalidTypeError(f"the shape of array {name!r} must be a list of int, not {show(value.shape)}")
-    try:
-        shape_json(value.shape)
-    except ValueError as error:
-        raise InvalidValueError(f"the shape of array {name!r} cannot be written down: {error}") from None
-
-
-def _entry(name: str, value: Any, part: str) -> Entry:
-    if isinstance(value, np.ndarray):
-        plain = value.dtype.isbuiltin == 1
-        dtype, shape = _plain_texts(value.dtype, value.shape) if plain else _texts(value.dtype, value.shape)
-        return Entry(name, dtype, shape, SType.NUMPY, array_source(value), part)
-    if tensor.is_tensor(value):
-        return _tensor_entry(name, value, part)
-    dtype, stype = str.__str__(value.dtype), str.__str__(value.stype)
-    return Entry(name, dtype, shape_json(value.shape), stype, BytesSource(value.data), part)
-
-
-def _texts(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[str, str]:
-    return str(dtype), shape_json(shape)
-
-
-_plain_texts = lru_cache(maxsize=4096)(_texts)
-"""The same for NumPy's own dtypes, equal ones of which have equal texts: a model's arrays come again every round."""
-
-
-def _tensor_entry(name: str, value: Any, part: str) -> Entry:
-    dtype = tensor.raw_dtype(value)
-    try:
-        if dtype is None:
-            return _entry(name, tensor.to_numpy(value), part)
-        return Entry(name, dtype, shape_json(value.shape), SType.TORCH, raw_tensor_source(value), part)
-    except (TypeError, RuntimeError) as error:
-        raise InvalidTypeError(f"tensor {name!r} cannot be stored: {error}") from error

@@ -14,10 +14,12 @@ import sys
 from contextlib import suppress
 from functools import lru_cache
 from io import BytesIO
-from typing import Any, NoReturn, TypeAlias, cast
+from typing import Any, NamedTuple, NoReturn, TypeAlias, cast
 
 import numpy as np
 from numpy.lib import format as npy_format
+
+from recordstore.pages import HUGE_BYTES, Block
 
 NDArray: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
@@ -144,9 +146,15 @@ def dump(array: NDArray) -> bytes:
     >>> load(dump(np.array([1.5, 2.5])))
     array([1.5, 2.5])
     """
-    head = header(array)
-    view = flat_view(array)
-    return b"".join((head, array.view(np.ndarray).tobytes() if view is None else view.data))
+    head, plain, flat = header(array), array.view(np.ndarray), flat_view(array)
+    if plain.nbytes < HUGE_BYTES:
+        return b"".join((head, plain.tobytes() if flat is None else flat.data))
+    block = Block(len(head) + plain.nbytes)  # huge pages: twice as fast as a join
+    block.view[: len(head)] = head
+    body = np.frombuffer(block.view, np.uint8)[len(head) :]
+    np.copyto(*((body.view(plain.dtype).reshape(plain.shape), plain) if flat is None else (body, flat)))
+    del body
+    return block.finish()
 
 
 def load(data: bytes) -> NDArray:
@@ -175,18 +183,67 @@ def load(data: bytes) -> NDArray:
     >>> load(dump(np.arange(3, dtype=">i2")))
     array([0, 1, 2], dtype='>i2')
     """
-    shape, fortran_order, dtype, offset = _read_header(data)
+    layout = read_layout(data, len(data))
+    return layout.shaped(np.frombuffer(data, np.uint8, layout.nbytes, layout.offset).copy())
+
+
+def view(data: bytes) -> NDArray:
+    """Return the array in a ``.npy`` file as :func:`load` does, but in the memory of ``data``, and read-only."""
+    layout = read_layout(data, len(data))
+    return layout.shaped(np.frombuffer(data, np.uint8, layout.nbytes, layout.offset))
+
+
+class Layout(NamedTuple):
+    """What the header of a ``.npy`` file says.
+
+    Attributes
+    ----------
+    shape, fortran_order, dtype
+        Of the array.
+    offset
+        Where its bytes begin.
+    """
+
+    shape: tuple[int, ...]
+    fortran_order: bool
+    dtype: np.dtype[Any]
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        """Return how many bytes the array has."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def shaped(self, raw: NDArray) -> NDArray:
+        """Return the array whose bytes are ``raw``, one-dimensional and of dtype uint8, without a copy."""
+        flat = raw.view(self.dtype) if raw.size else np.ndarray(math.prod(self.shape), self.dtype)
+        return flat.reshape(self.shape, order="F" if self.fortran_order else "C")
+
+
+def read_layout(head: bytes, nbytes: int) -> Layout:
+    """Read the header of a ``.npy`` file, and check it as :func:`load` does.
+
+    Parameters
+    ----------
+    head
+        The first bytes of the file, at least those of the header.
+    nbytes
+        How many bytes the file has.
+
+    Raises
+    ------
+    EmptyDataError, ValueError
+        As for :func:`load`.
+    """
+    layout = Layout(*_read_header(head))
+    shape, _, dtype, offset = layout
     if dtype.hasobject or dtype.subdtype is not None:
         raise ValueError(f"An array of dtype {dtype} cannot be read from bytes.")
     if not all(type(length) is int and 0 <= length <= sys.maxsize for length in shape):
         raise ValueError("The .npy header has a shape that no array can have.")
-    count = math.prod(shape)
-    nbytes, present = count * dtype.itemsize, len(data) - offset
-    if nbytes > present or count > sys.maxsize:
-        raise ValueError(f"The .npy header claims more than the {present} bytes that follow it.")
-    fresh = np.frombuffer(data, np.uint8, nbytes, offset).copy()
-    flat = fresh.view(dtype) if nbytes else np.ndarray(count, dtype)
-    return flat.reshape(shape, order="F" if fortran_order else "C")
+    if layout.nbytes > nbytes - offset or math.prod(shape) > sys.maxsize:
+        raise ValueError(f"The .npy header claims more than the {nbytes - offset} bytes that follow it.")
+    return layout
 
 
 def _read_header(data: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:

@@ -5,88 +5,31 @@ transactions a record can only be deleted, and ids are never used again, so a mi
 """
 
 import contextlib
-import io
 import json
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
-from itertools import groupby
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from itertools import chain
 from typing import NoReturn
 
+import numpy as np
 from sqlalchemy.orm import Session
 
-from recordstore import constants
+from recordstore import constants, npy
 from recordstore.array import Array
+from recordstore.assembly import Assembly, BytesAssembly, Placement, T_co, verify
 from recordstore.blobs import BlobRepository, StoredChunk
-from recordstore.digest import array_digest, blob_digest, checkpoint_digest, chunk_digest, record_digest
+from recordstore.constants import SType
+from recordstore.destinations import Destination
+from recordstore.digest import blob_digest, chunk_digest
 from recordstore.engine import Database
-from recordstore.exceptions import ArrayNotFoundError, CorruptRecordError, RecordNotFoundError, RecordStoreError
-from recordstore.hashing import HashPool, Pending, hash_and_release
-from recordstore.refs import Ref
+from recordstore.exceptions import CorruptRecordError, InvalidValueError, RecordNotFoundError, RecordStoreError
+from recordstore.hashing import HashPool
+from recordstore.listing import Listing
+from recordstore.npy import NDArray
 from recordstore.repository import RecordRepository, StoredArrayRow
+from recordstore.spans import Segment, groups, is_large, spans, split
 from recordstore.validation import MAX_INT
-
-GROUP_BYTES = 8 * 1024 * 1024
-"""Bytes of arrays that are read in one transaction, if there are several."""
-
-GROUP_ARRAYS = 500
-"""Arrays that are read in one transaction at most."""
-
-SPAN_CHUNKS = 32
-"""Chunks of a large array that are read in one transaction."""
-
-
-@dataclass(frozen=True)
-class Listing:
-    """The arrays of a record, proven to be those that were saved."""
-
-    record_id: int
-    arrays: list[StoredArrayRow]
-    sizes: dict[int, tuple[int, int]]
-    """How many chunks the large blobs have, and how many bytes these really hold."""
-
-
-class _Assembly:
-    """The bytes of a large array while they come in: one buffer, filled in place and hashed there by threads.
-
-    The ``bytes`` in the buffer has no other owner, so ``getbuffer`` copies nothing; neither does ``getvalue``, provided
-    that every view was released before.
-    """
-
-    def __init__(self, nbytes: int, pool: HashPool) -> None:
-        self._pool = pool
-        self._buffer = io.BytesIO(bytes(nbytes))
-        self._view = self._buffer.getbuffer()
-        self._position = 0
-        self._hashes: list[Pending[bytes]] = []
-        self._stored: list[bytes] = []
-
-    @property
-    def count(self) -> int:
-        """Return the number of chunks that have come."""
-        return len(self._stored)
-
-    def add(self, chunk: StoredChunk) -> None:
-        """Copy the next chunk to where it belongs, and have it hashed there."""
-        size = len(chunk.data)
-        if size > len(self._view) - self._position:
-            raise CorruptRecordError(f"chunk {chunk.seq} holds more bytes than were saved")
-        target = self._view[self._position : self._position + size]
-        target[:] = chunk.data
-        self._position += size
-        self._hashes.append(self._pool.submit(size, hash_and_release, target))
-        self._stored.append(chunk.digest)
-
-    def finish(self, row: StoredArrayRow) -> bytes:
-        """Return the bytes, once they are verified."""
-        _verify(row, [digest.result() for digest in self._hashes], self._stored)
-        self.close()
-        return self._buffer.getvalue()
-
-    def close(self) -> None:
-        """Release the views, also those that threads still hash: a buffer cannot go before they have gone."""
-        for digest in self._hashes:
-            digest.result()
-        self._view.release()
 
 
 class Reader:
@@ -96,70 +39,126 @@ class Reader:
         self._database = database
         self._pool = pool
 
-    def open(self, ref: Ref, names: Collection[str] | None) -> Listing:
-        """Find a record, check what the database tells of its arrays, and select those of these names.
-
-        Raises
-        ------
-        RecordNotFoundError
-            There is no such record.
-        ArrayNotFoundError
-            It has no array of one of the names.
-        CorruptRecordError
-            Names, types, shapes or the list of arrays are not those that were saved.
-        """
-        with self._database.read() as session:
-            records = RecordRepository(session)
-            record = records.find(ref)
-            arrays = list(records.arrays(record.id))
-            chosen = [array for array in arrays if names is None or array.name in names]
-            sizes = _sizes(session, chosen)
-        if len(arrays) != record.array_count or record_digest(_array_digests(arrays)) != record.digest:
-            raise CorruptRecordError(f"the list of arrays of record {record.id} is not the one that was saved")
-        if missing := set(names or ()) - {array.name for array in chosen}:
-            raise ArrayNotFoundError(
-                f"record {record.id} has no array {min(missing)!r}; info({record.id}).names lists those it has"
-            )
-        return Listing(record.id, chosen, sizes)
-
-    def open_checkpoint(self, ref: Ref) -> tuple[str, Listing] | None:
-        """Return the state of a checkpoint, JSON text, and the arrays it has besides those of the record.
-
-        None for a record that is no checkpoint. Raises what :meth:`open` raises.
-        """
-        with self._database.read() as session:
-            records = RecordRepository(session)
-            record = records.find(ref)
-            text, arrays = record.checkpoint, list(records.arrays(record.id, parts=True))
-            sizes = _sizes(session, arrays)
-        if text is None and record.checkpoint_digest is None and not arrays:
-            return None
-        if (
-            not isinstance(text, str)
-            or not isinstance(record.digest, bytes)
-            or checkpoint_digest(record.digest, text, _array_digests(arrays)) != record.checkpoint_digest
-        ):
-            raise CorruptRecordError(f"the checkpoint of record {record.id} is not the one that was saved")
-        return text, Listing(record.id, arrays, sizes)
-
     def arrays(self, listing: Listing) -> Iterator[tuple[str, Array]]:
         """Yield names and arrays in their order; no transaction is open meanwhile."""
-        for group in _groups(listing.arrays):
+        for group in groups(listing.arrays):
             data = self._read(listing, group)
             for row in group:
                 yield row.name, _array(listing, row, data.pop(row.position))
 
+    def read_one(self, listing: Listing, row: StoredArrayRow) -> bytes:
+        """Return the serialized bytes of one array."""
+        return self._read(listing, [row])[row.position]
+
+    def read_part(self, listing: Listing, row: StoredArrayRow, start: int, stop: int) -> bytearray:
+        """Return a part of the serialized bytes of an array, of whose chunks no others are read."""
+        size = constants.CHUNK_SIZE
+        first, last = start // size, -(-stop // size)
+        data = bytearray()
+        with self._marking(listing, row), self._database.read() as session:
+            blobs = BlobRepository(session)
+            digests = blobs.digests(row.blob_id)
+            if blob_digest(row.blob_nbytes, digests) != row.blob_digest:
+                _explain_missing(session, listing)
+            for chunk in blobs.chunks([row.blob_id], first, last):
+                if len(chunk.data) > size or chunk_digest(chunk.data) != digests[chunk.seq]:
+                    raise CorruptRecordError(f"chunk {chunk.seq} does not hold the bytes that were saved")
+                data += chunk.data
+        del data[stop - first * size :]
+        del data[: start - first * size]
+        return data
+
+    def load(self, listing: Listing) -> dict[str, Array]:
+        """Return all arrays at once."""
+        small, large = split(listing.arrays)
+        found = {row.name: _array(listing, row, data) for row, data in self._small(listing, small)}
+        begin = partial(BytesAssembly, pool=self._pool)
+        found |= {row.name: _array(listing, row, data) for row, data in self._large(listing, large, begin)}
+        return {row.name: found[row.name] for row in listing.arrays}
+
+    def place(self, listing: Listing, places: Mapping[str, Destination], begun: list[str]) -> None:
+        """Read arrays into memory that is there; ``begun`` takes the name of each before its place is written to."""
+
+        def begin(row: StoredArrayRow, head: bytes) -> Assembly[bytes | None]:
+            memory, offset = _memory(row, head, places[row.name])
+            if memory is None:
+                return BytesAssembly(row, head, self._pool)
+            begun.append(row.name)
+            return Placement(row, self._pool, memory, offset)
+
+        small, large = split(listing.arrays)
+        for row, data in chain(self._small(listing, small), self._large(listing, large, begin)):
+            if data is not None:
+                begun.append(row.name)
+                _put(listing, row, data, places[row.name])
+                del data  # before the next array is made
+
+    def _small(self, listing: Listing, rows: list[StoredArrayRow]) -> Iterator[tuple[StoredArrayRow, bytes]]:
+        for group in groups(rows):
+            data = self._read(listing, group)
+            for row in group:
+                yield row, data.pop(row.position)
+
+    def _large(
+        self, listing: Listing, rows: list[StoredArrayRow], begin: Callable[[StoredArrayRow, bytes], Assembly[T_co]]
+    ) -> Iterator[tuple[StoredArrayRow, T_co]]:
+        """Read arrays of many bytes into what ``begin`` makes for the first chunk of each.
+
+        While threads still verify one, the next is read: waiting for each cost a fifth of a ``load_into``. Several
+        share a transaction, which costs as much as reading half a chunk.
+        """
+        open_: deque[tuple[StoredArrayRow, Assembly[T_co]]] = deque()
+        reading = None
+        try:
+            for span in spans(listing, rows):
+                with self._database.read() as session:
+                    for segment in span:
+                        reading = segment.row
+                        self._read_segment(session, listing, segment, begin, open_)
+                while len(open_) > 1 or (open_ and open_[0][1].stages and open_[0][1].complete):
+                    reading = open_[0][0]
+                    result = _finish_first(open_)
+                    yield reading, result
+                    del result  # before the next array is made
+            while open_:
+                reading = open_[0][0]
+                yield reading, _finish_first(open_)
+        except CorruptRecordError as error:
+            self._give_up(listing, reading or rows[0], error)
+        finally:
+            for _, assembly in open_:
+                assembly.close()
+
+    @staticmethod
+    def _read_segment(
+        session: Session,
+        listing: Listing,
+        segment: Segment,
+        begin: Callable[[StoredArrayRow, bytes], Assembly[T_co]],
+        open_: deque[tuple[StoredArrayRow, Assembly[T_co]]],
+    ) -> None:
+        row, first, last = segment
+        if listing.sizes.get(row.blob_id, (0, 0))[1] != row.blob_nbytes:  # nothing is allocated on the word of a number
+            raise CorruptRecordError("chunks are missing, or hold more bytes than were saved")
+        for chunk in BlobRepository(session).chunks([row.blob_id], first, last):
+            if not first and (not open_ or open_[-1][0] is not row):
+                open_.append((row, begin(row, chunk.data)))
+            open_[-1][1].add(chunk)
+        if not open_ or open_[-1][0] is not row or open_[-1][1].count < last:
+            _explain_missing(session, listing)
+
     def _read(self, listing: Listing, group: list[StoredArrayRow]) -> dict[int, bytes]:
         """Return the checked bytes of a group by position."""
-        try:
-            if len(group) == 1 and group[0].blob_nbytes > constants.CHUNK_SIZE:
-                return {group[0].position: self._read_large(listing, group[0])}
+        if is_large(group):
+            begin = partial(BytesAssembly, pool=self._pool)
+            return {row.position: data for row, data in self._large(listing, group, begin)}
+        with contextlib.suppress(CorruptRecordError):
             return self._read_small(listing, group)
-        except CorruptRecordError as error:
-            if len(group) > 1:  # one by one, to find out which array it is
-                return {row.position: self._read(listing, [row])[row.position] for row in group}
-            self._mark_damaged(group[0])
-            raise CorruptRecordError(f"record {listing.record_id}, array {group[0].name!r}: {error}") from error
+        data: dict[int, bytes] = {}  # one by one, to find out which array it is
+        for row in group:
+            with self._marking(listing, row):
+                data |= self._read_small(listing, [row])
+        return data
 
     def _read_small(self, listing: Listing, group: list[StoredArrayRow]) -> dict[int, bytes]:
         """Read arrays that are small together with one query."""
@@ -175,26 +174,24 @@ class Reader:
                 _explain_missing(session, listing)
         return {row.position: _join(row, parts[row.blob_id]) for row in group}
 
-    def _read_large(self, listing: Listing, row: StoredArrayRow) -> bytes:
-        """Read one array of many bytes, in several transactions."""
-        count, nbytes = listing.sizes.get(row.blob_id, (0, 0))
-        if nbytes != row.blob_nbytes:  # nothing is allocated on the word of a number
-            raise CorruptRecordError("chunks are missing, or hold more bytes than were saved")
-        with contextlib.closing(_Assembly(nbytes, self._pool)) as assembly:
-            for first in range(0, count, SPAN_CHUNKS):
-                last = min(first + SPAN_CHUNKS, count)
-                with self._database.read() as session:
-                    for chunk in BlobRepository(session).chunks([row.blob_id], first, last):
-                        assembly.add(chunk)
-                    if assembly.count < last:
-                        _explain_missing(session, listing)
-            return assembly.finish(row)
+    @contextlib.contextmanager
+    def _marking(self, listing: Listing, row: StoredArrayRow) -> Iterator[None]:
+        try:
+            yield
+        except CorruptRecordError as error:
+            self._give_up(listing, row, error)
 
-    def _mark_damaged(self, row: StoredArrayRow) -> None:
-        """Keep later saves from sharing the bytes, if the store can be written to right now."""
+    def _give_up(self, listing: Listing, row: StoredArrayRow, error: CorruptRecordError) -> NoReturn:
+        """Say which array is damaged, and keep later saves from sharing its bytes, if the store can be written to."""
         if not self._database.read_only:
             with contextlib.suppress(RecordStoreError), self._database.write() as session:
                 BlobRepository(session).mark_damaged(row.blob_id)
+        raise CorruptRecordError(f"record {listing.record_id}, array {row.name!r}: {error}") from error
+
+
+def _finish_first(open_: deque[tuple[StoredArrayRow, Assembly[T_co]]]) -> T_co:
+    with contextlib.closing(open_.popleft()[1]) as assembly:
+        return assembly.finish()
 
 
 def _explain_missing(session: Session, listing: Listing) -> NoReturn:
@@ -205,48 +202,50 @@ def _explain_missing(session: Session, listing: Listing) -> NoReturn:
 
 
 def _join(row: StoredArrayRow, chunks: list[StoredChunk]) -> bytes:
-    _verify(row, [chunk_digest(chunk.data) for chunk in chunks], [chunk.digest for chunk in chunks])
+    verify(row, [chunk_digest(chunk.data) for chunk in chunks], [chunk.digest for chunk in chunks])
     return chunks[0].data if len(chunks) == 1 else b"".join(chunk.data for chunk in chunks)
 
 
-def _verify(row: StoredArrayRow, digests: list[bytes], stored: list[bytes]) -> None:
-    for seq, (digest, expected) in enumerate(zip(digests, stored, strict=True)):
-        if digest != expected:
-            raise CorruptRecordError(f"chunk {seq} does not hold the bytes that were saved")
-    if blob_digest(row.blob_nbytes, digests) != row.blob_digest:
-        raise CorruptRecordError("its chunks are not those that were saved")
-
-
-def _sizes(session: Session, arrays: list[StoredArrayRow]) -> dict[int, tuple[int, int]]:
-    return BlobRepository(session).sizes([row.blob_id for row in arrays if row.blob_nbytes > constants.CHUNK_SIZE])
-
-
-def _array_digests(rows: list[StoredArrayRow]) -> bytes:
-    return b"".join(
-        array_digest(row.position, (row.name, row.dtype, row.shape, row.stype), row.blob_digest, row.part)
-        for row in rows
-    )
-
-
 def _array(listing: Listing, row: StoredArrayRow, data: bytes) -> Array:
+    return Array(row.dtype, list(parse_shape(listing, row)), row.stype, data)
+
+
+def parse_shape(listing: Listing, row: StoredArrayRow) -> tuple[int, ...]:
+    """Return the shape that was saved with an array.
+
+    Raises
+    ------
+    CorruptRecordError
+        It is none.
+    """
     try:
         shape = json.loads(row.shape)
     except (ValueError, RecursionError):
         shape = None
     if not isinstance(shape, list) or not all(isinstance(length, int) for length in shape):
         raise CorruptRecordError(f"record {listing.record_id}, array {row.name!r}: its shape is no list of int")
-    return Array(row.dtype, shape, row.stype, data)
+    return tuple(shape)
 
 
-def _groups(rows: list[StoredArrayRow]) -> Iterator[list[StoredArrayRow]]:
-    """Yield runs of arrays of one chunk together, and larger ones alone."""
-    for small, run in groupby(rows, key=lambda row: row.blob_nbytes <= constants.CHUNK_SIZE):
-        group: list[StoredArrayRow] = []
-        size = 0
-        for row in run:
-            if group and (not small or size + row.blob_nbytes > GROUP_BYTES or len(group) == GROUP_ARRAYS):
-                yield group
-                group, size = [], 0
-            group.append(row)
-            size += row.blob_nbytes
-        yield group
+def _memory(row: StoredArrayRow, head: bytes, place: Destination) -> tuple[NDArray | None, int]:
+    """Return the memory that the bytes of an array go to, if they lie alike there, and the length of their header."""
+    if row.stype == SType.TORCH:
+        memory = place.memory(None)
+        return (memory if memory is not None and memory.size == row.blob_nbytes else None), 0
+    try:
+        layout = npy.read_layout(head, row.blob_nbytes)
+    except ValueError:
+        return None, 0
+    return place.memory(layout), layout.offset
+
+
+def _put(listing: Listing, row: StoredArrayRow, data: bytes, place: Destination) -> None:
+    """Copy an array that was read whole."""
+    memory, offset = _memory(row, data, place)
+    if memory is not None:
+        np.copyto(memory, np.frombuffer(data, np.uint8, memory.size, offset))
+        return
+    try:
+        place.assign(_array(listing, row, data))
+    except (ValueError, TypeError) as error:
+        raise InvalidValueError(f"record {listing.record_id}, array {row.name!r}: {error}") from error

@@ -17,8 +17,10 @@ from recordstore.handle import SHARE_STEPS
 from recordstore.history import HistoryRepository, HistoryText
 from recordstore.info import HistoryEntry, RecordInfo
 from recordstore.inputs import Input
-from recordstore.reader import Listing, Reader
+from recordstore.listing import Listing, open_checkpoint
+from recordstore.reader import Reader
 from recordstore.refs import parse_ref
+from recordstore.snapshot import Snapshot
 from recordstore.tagged import dumps
 from recordstore.validation import check_int, check_json, check_metrics, check_round, check_run, check_text
 from recordstore.writer import Writer
@@ -113,12 +115,11 @@ class RoundKeeper(Catalog):
             What is stored is not what was saved.
         """
         self._check_usable()
-        reader = self._reader()
-        found = reader.open_checkpoint(parse_ref(ref))
+        found = open_checkpoint(self._database, parse_ref(ref))
         if found is None:
             return None
         text, listing = found
-        return Checkpoint(_parse(text, listing), ArrayRecord(dict(reader.arrays(listing))))
+        return Checkpoint(_parse(text, listing), ArrayRecord(dict(self._reader().arrays(listing))))
 
     def history(self, run: str, *, source: str | None = None) -> list[HistoryEntry]:
         """Return what was reported of the rounds of a run, in their order, of rounds without a record too.
@@ -199,8 +200,12 @@ class RoundKeeper(Catalog):
             history.add(name, [checked])
         return True
 
-    def _write(self, draft: Draft, *sources: Input) -> int:
-        """Save the entries of sources, one behind the other, as one record; empty the sources that ask for it."""
+    def _write(self, draft: Draft, *sources: Input | Snapshot) -> int:
+        """Save the entries of sources, one behind the other, as one record; empty the sources that ask for it.
+
+        What was handed to the background before comes first: records get their ids in the order of the calls.
+        """
+        self._background.settle()
         writer = Writer(self._database, self._pool, draft)
         entries = chain.from_iterable(source.entries() for source in sources)  # which holds none of them
         try:

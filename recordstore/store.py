@@ -1,19 +1,17 @@
 """The store: one database of records, and the protocols that keep them whole."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from recordstore.array import Array
-from recordstore.arrayrecord import ArrayRecord
 from recordstore.drafts import Draft, DraftRepository
-from recordstore.exceptions import InvalidTypeError
 from recordstore.handle import DEFAULT_GRACE
 from recordstore.info import RecordInfo, Swept
 from recordstore.inputs import Input
-from recordstore.reader import Listing, Reader
+from recordstore.loading import RecordLoader
 from recordstore.refs import parse_ref
 from recordstore.repository import RecordRepository
-from recordstore.rounds import RoundKeeper
+from recordstore.savehandle import SaveHandle
+from recordstore.snapshot import Snapshot
 from recordstore.sweep import kill_orphans, sweep
 from recordstore.validation import (
     check_bool,
@@ -23,14 +21,13 @@ from recordstore.validation import (
     check_run,
     check_seconds,
     check_tags,
-    check_text,
 )
 
 DELETE_STEPS = 64
 """Transactions of at most 32 MiB in which one ``delete`` frees space; the next ones, or ``gc``, free the rest."""
 
 
-class RecordStore(RoundKeeper):
+class RecordStore(RecordLoader):
     """A database of records.
 
     **Atomic.** A record is wholly visible or not at all, whatever is killed and whoever reads meanwhile.
@@ -40,7 +37,8 @@ class RecordStore(RoundKeeper):
 
     **Verified.** A read returns exactly the bytes that were saved, in the order in which they were saved, or raises.
 
-    **Bounded.** Saving and streaming need at most 64 MiB beyond the caller's own data and one array.
+    **Bounded.** Saving and streaming need at most 64 MiB beyond the caller's own data and one array; the copy that
+    :meth:`save_async` makes of ndarrays and tensors excepted.
 
     **Thread safety.** One store serves any number of threads, and one file any number of processes: many readers, and
     one writer at a time; the next one waits up to ``timeout``. After a ``fork`` the child has to open the file anew.
@@ -140,82 +138,75 @@ class RecordStore(RoundKeeper):
         1
         """
         self._check_writable()
-        name = check_run(run)
-        draft = Draft(
-            run=name,
-            round=check_round(round, name),
-            metrics=check_metrics(metrics),
-            metadata=check_metadata(metadata),
-            tags=check_tags(tags),
-            overwrite=check_bool("overwrite", overwrite),
-        )
+        draft = _draft(run, round, metrics=metrics, metadata=metadata, tags=tags, overwrite=overwrite)
         return self._write(draft, Input(record, keep=check_bool("keep_input", keep_input)))
 
-    def load(self, ref: int | str | RecordInfo, *, names: Iterable[str] | None = None) -> ArrayRecord:
-        """Return a record as it was saved, every byte verified.
+    def save_async(
+        self,
+        record: Any,
+        *,
+        run: str | None = None,
+        round: int | None = None,  # noqa: A002 - the word of the field
+        metrics: Mapping[str, float] | None = None,
+        metadata: Any = None,
+        tags: Iterable[str] = (),
+        overwrite: bool = False,
+        keep_input: bool = True,
+    ) -> SaveHandle:
+        """Save a record in the background: return as soon as nothing that you do can change what is saved.
+
+        The bytes of an ``Array`` never change, so an ``ArrayRecord`` of 150 arrays takes one or two milliseconds, of
+        whatever size they are. ndarrays and tensors are copied first; an iterable is exhausted. A crash before the end
+        leaves nothing of the record behind.
+
+        **Bounded.** At most one save at a time is in the background: a call waits for the end of the one before, and so
+        at most one copy of ndarrays and tensors exists, besides the 64 MiB of a save. (Only a call from within an
+        iterable that is being exhausted adds another.) The memory of the copy is lent to the system between two saves.
+
+        **In order.** Saves, :meth:`save` and :meth:`save_checkpoint` too, take place in the order of the calls. Reading
+        waits for nothing: a record is there once its save has ended.
+
+        **No error is lost.** It is raised by ``result()`` of the handle, else by the next :meth:`wait` or
+        :meth:`close`, once; at the end of the interpreter, which finishes a pending save, it is printed.
 
         Parameters
         ----------
-        ref
-            An id, a :class:`RecordInfo`, or a str: ``"latest"``, ``"run@latest"``, ``"run@3"`` (a round),
-            ``"run@tag"``, or a tag that one run has.
-        names
-            The arrays to read; None reads all. They come in the order of the record.
+        record, run, round, metrics, metadata, tags, overwrite
+            As for :meth:`save`.
+        keep_input
+            False gives the arrays away: none is copied, and ``record`` is empty when the call returns. If the save
+            fails, the ``record`` of the handle is a container of the same class with the same arrays.
+
+        Returns
+        -------
+        SaveHandle
+            ``result(timeout=None)`` waits for the end and returns the id, ``done()`` tells whether it has come.
 
         Raises
         ------
-        RecordNotFoundError
-            There is no such record, or it was deleted while it was being read.
-        ArrayNotFoundError
-            The record has no array of one of the names.
-        CorruptRecordError
-            What is stored is not what was saved.
+        InvalidTypeError, InvalidValueError, ReadOnlyStoreError, StoreClosedError, ForkError
+            As for :meth:`save`, by the call itself; nothing was begun, and ``record`` is untouched.
 
         Examples
         --------
         >>> import numpy as np
         >>> with RecordStore(":memory:") as store:
-        ...     record_id = store.save({"weight": np.ones(2), "bias": np.zeros(1)})
-        ...     store.load(record_id, names=["bias"])["bias"].numpy()
-        array([0.])
+        ...     weight = np.ones(2)
+        ...     handle = store.save_async({"weight": weight}, run="mnist", round=1)
+        ...     weight[:] = 7  # train on
+        ...     store.load(handle.result())["weight"].numpy()
+        array([1., 1.])
         """
-        record = ArrayRecord()
-        for name, array in self.stream(ref, names=names):
-            record[name] = array
-        return record
+        self._check_writable()
+        draft = _draft(run, round, metrics=metrics, metadata=metadata, tags=tags, overwrite=overwrite)
+        given = Input(record, keep=check_bool("keep_input", keep_input))
 
-    def stream(self, ref: int | str | RecordInfo, *, names: Iterable[str] | None = None) -> Iterator[tuple[str, Array]]:
-        """Iterate over the names and arrays of a record, with one large array in memory at a time.
+        def take() -> Snapshot:
+            snapshot = Snapshot(given, self._staging, self._pool)
+            self._check_usable()  # an iterator may have closed the store, or forked
+            return snapshot
 
-        No lock is held between two arrays, and other calls are welcome meanwhile. The loop variable keeps its array
-        until the next one is there: ``del array`` at the end of the loop's body halves the memory.
-
-        Parameters
-        ----------
-        ref, names
-            As for :meth:`load`. What is wrong with them is raised here, not at the first array.
-
-        Raises
-        ------
-        RecordNotFoundError, ArrayNotFoundError, CorruptRecordError
-            As for :meth:`load`.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> with RecordStore(":memory:") as store:
-        ...     record_id = store.save({"weight": np.ones(2), "bias": np.zeros(1)})
-        ...     for name, array in store.stream(record_id):
-        ...         print(name, array.shape)
-        weight [2]
-        bias [1]
-        """
-        self._check_usable()
-        reader = self._reader()
-        return self._arrays(reader, reader.open(parse_ref(ref), _check_names(names)))
-
-    def __getitem__(self, ref: int | str | RecordInfo) -> ArrayRecord:
-        return self.load(ref)
+        return self._background.start(_title(draft), take, lambda snapshot: self._write(draft, snapshot))
 
     def delete(self, ref: int | str | RecordInfo) -> None:
         """Delete a record: at once for all who look for it, then its space is freed.
@@ -264,23 +255,26 @@ class RecordStore(RoundKeeper):
         """
         self._check_writable()
         seconds = check_seconds("grace", grace)
+        self._background.settle()  # which is alive, whatever its grace
         kill_orphans(self._database)
         return sweep(self._database, grace=seconds)
 
-    def _arrays(self, reader: Reader, listing: Listing) -> Iterator[tuple[str, Array]]:
-        arrays = reader.arrays(listing)
-        while True:
-            self._check_usable()
-            item = next(arrays, None)
-            if item is None:
-                return
-            yield item
-            del item  # before the next one is made
+
+def _draft(run: object, round_: object, *, metrics: object, metadata: object, tags: object, overwrite: object) -> Draft:
+    """Return what is saved besides the arrays, checked."""
+    name = check_run(run)
+    return Draft(
+        run=name,
+        round=check_round(round_, name),
+        metrics=check_metrics(metrics),
+        metadata=check_metadata(metadata),
+        tags=check_tags(tags),
+        overwrite=check_bool("overwrite", overwrite),
+    )
 
 
-def _check_names(names: object) -> Collection[str] | None:
-    if names is None:
-        return None
-    if isinstance(names, str) or not isinstance(names, Iterable):
-        raise InvalidTypeError(f"names must be a sequence of str, such as ['weight'], not {type(names).__name__}")
-    return {check_text("the name of an array", name) for name in names}
+def _title(draft: Draft) -> str:
+    """Return what a save is called in messages."""
+    if draft.run is None:
+        return "a record without a run"
+    return repr(draft.run if draft.round is None else f"{draft.run}@{draft.round}")

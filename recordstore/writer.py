@@ -17,10 +17,10 @@ from recordstore.blobs import BlobRepository
 from recordstore.digest import DIGEST_SIZE, checkpoint_digest, record_digest
 from recordstore.drafts import Draft, DraftRepository
 from recordstore.engine import Database
+from recordstore.entries import Entry
 from recordstore.exceptions import CorruptRecordError, RecordStoreError
 from recordstore.feed import Feed, Heads
 from recordstore.hashing import HashPool
-from recordstore.inputs import Entry
 
 GROUP_BYTES = 4 * 1024 * 1024
 """Bytes of chunks in one insert; the memory of their copies is free for the next chunks after it."""

@@ -13,8 +13,8 @@ import recordstore
 PACKAGE = Path(recordstore.__file__).parent
 
 VALUES = {"array", "arrayrecord", "npy", "tensor", "typeddict"}
-LEAVES = {"exceptions", "constants"}
-STORE = {"store", "rounds", "catalog", "handle"}
+LEAVES = {"exceptions", "constants", "pages"}
+STORE = {"store", "loading", "rounds", "catalog", "handle"}
 ENTRANCES = {"__init__", "__main__"}
 
 

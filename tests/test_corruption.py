@@ -20,7 +20,7 @@ LARGE = np.random.default_rng(0).bytes(25_000)
 def small_chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recordstore.constants.CHUNK_SIZE", 1000)
     if request.param == "several":
-        monkeypatch.setattr("recordstore.reader.SPAN_CHUNKS", 2)
+        monkeypatch.setattr("recordstore.spans.SPAN_CHUNKS", 2)
 
 
 @pytest.fixture

@@ -185,6 +185,36 @@ def test_a_stream_and_a_copy_of_2_gb_need_the_largest_array_and_64_mib(big: Path
     assert copied <= LARGEST + ALLOWED
 
 
+def load_into_two_gigabytes(path: str) -> None:
+    with RecordStore(path) as store:
+        record_id = store.save(make_two_gigabytes())
+        plain = {str(number): np.ones(size // 8, np.uint64).view(np.uint8) for number, size in enumerate(SIZES)}
+        used: list[int] = []
+        with memory_used(used):
+            store.load_into(record_id, plain)
+        assert all(np.array_equal(plain[name], array) for name, array in make_two_gigabytes())
+        del plain
+        strided = {str(number): np.ones(2 * size, np.uint8)[::2] for number, size in enumerate(SIZES[:2])}
+        with memory_used(used):
+            store.load_into(record_id, strided, strict=False)
+        assert all(np.array_equal(strided[name], noise(int(name), len(array))) for name, array in strided.items())
+    say(used)
+
+
+@linux_only
+@pytest.mark.slow
+def test_loading_2_gb_into_place_needs_no_second_array(big: Path) -> None:
+    """Only what does not lie as it is stored is read whole before it is copied."""
+    with Child(load_into_two_gigabytes, big) as child:
+        direct, staged = child.hear()
+        child.finish()
+    print(
+        f"\nload_into: {direct / MIB:.1f} MiB; into strided arrays beyond one array: {(staged - LARGEST) / MIB:.1f} MiB"
+    )
+    assert direct <= ALLOWED
+    assert staged <= LARGEST + ALLOWED
+
+
 # What is written
 
 

@@ -40,8 +40,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a few kilobytes take many chunks and many transactions, written as well as read."""
     for name, value in {"CHUNK_SIZE": 512, "BATCH_BYTES": 2048, "RING_CHUNKS": 4, "PAUSE_SECONDS": 0.0}.items():
         monkeypatch.setattr(f"recordstore.constants.{name}", value)
-    monkeypatch.setattr("recordstore.reader.SPAN_CHUNKS", 3)
-    monkeypatch.setattr("recordstore.reader.GROUP_BYTES", 1024)
+    monkeypatch.setattr("recordstore.spans.SPAN_CHUNKS", 3)
+    monkeypatch.setattr("recordstore.spans.GROUP_BYTES", 1024)
 
 
 def noise(seed: int, nbytes: int = 6_000) -> np.ndarray:

@@ -27,7 +27,7 @@ ONE_ROW = {
     "constants.BATCH_ROWS": 1,
     "constants.RING_CHUNKS": 1,
 }
-SPANS = {"reader.SPAN_CHUNKS": 2, "reader.GROUP_BYTES": 1000, "reader.GROUP_ARRAYS": 2, "feed.HASH_SPAN": 2}
+SPANS = {"spans.SPAN_CHUNKS": 2, "spans.GROUP_BYTES": 1000, "spans.GROUP_ARRAYS": 2, "feed.HASH_SPAN": 2}
 
 
 @dataclass

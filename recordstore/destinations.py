@@ -1,0 +1,135 @@
+"""Memory that arrays are loaded into: tensors, and ndarrays."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from recordstore import npy, tensor
+from recordstore.array import Array, restore_tensor
+from recordstore.exceptions import InvalidTypeError, InvalidValueError
+from recordstore.npy import Layout, NDArray
+
+
+class Destination(Protocol):
+    """A place for one array."""
+
+    @property
+    def dtype(self) -> str:
+        """Return the name of the dtype, as a record tells of it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the lengths of the dimensions."""
+
+    def memory(self, layout: Layout | None) -> NDArray | None:
+        """Return the bytes of the place, if they lie as those of a ``.npy`` file of this layout do.
+
+        One-dimensional, of dtype uint8. None as a layout stands for the raw bytes of a tensor. None is returned where
+        the array has to be read whole and then assigned.
+        """
+
+    def assign(self, array: Array) -> None:
+        """Copy an array that was read whole."""
+
+
+@dataclass(frozen=True)
+class ArrayDestination:
+    """An ndarray."""
+
+    array: NDArray
+
+    @property
+    def dtype(self) -> str:
+        """Return the name of the dtype."""
+        return str(self.array.dtype)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the lengths of the dimensions."""
+        return tuple(self.array.shape)
+
+    def memory(self, layout: Layout | None) -> NDArray | None:
+        """Return the bytes of the array, if it is contiguous in the order of the layout."""
+        if layout is None or layout.dtype != self.array.dtype or layout.shape != self.array.shape:
+            return None
+        flags = self.array.flags
+        fits = flags.f_contiguous if layout.fortran_order else flags.c_contiguous
+        return npy.flat_view(self.array) if fits else None
+
+    def assign(self, array: Array) -> None:
+        """Copy an array that was read whole, in whatever order it lies."""
+        found = npy.view(array.data)
+        if found.dtype != self.array.dtype or found.shape != self.array.shape:
+            raise InvalidValueError(f"its bytes are {found.dtype}{list(found.shape)}, which its fields do not say")
+        np.copyto(self.array, found)
+
+
+@dataclass(frozen=True)
+class TensorDestination:
+    """A tensor, on any device."""
+
+    tensor: Any
+
+    @property
+    def dtype(self) -> str:
+        """Return the name of the dtype, without ``torch.``."""
+        return str(self.tensor.dtype).removeprefix("torch.")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the lengths of the dimensions."""
+        return tuple(self.tensor.shape)
+
+    def memory(self, layout: Layout | None) -> NDArray | None:
+        """Return the bytes of the tensor, if it is contiguous and in the memory of the host."""
+        if self.tensor.device.type != "cpu" or not self.tensor.is_contiguous() or sys.byteorder != "little":
+            return None
+        if layout is not None:
+            raw = tensor.raw_dtype(self.tensor) is not None
+            return None if raw else ArrayDestination(tensor.to_numpy(self.tensor)).memory(layout)
+        return tensor.raw_view(self.tensor)
+
+    def assign(self, array: Array) -> None:
+        """Copy an array that was read whole to where the tensor lies."""
+        found = restore_tensor(tensor.require_torch("load_into"), array)
+        if found.dtype != self.tensor.dtype or found.shape != self.tensor.shape:
+            raise InvalidValueError(f"its bytes are {found.dtype}{list(found.shape)}, which its fields do not say")
+        self.tensor.copy_(found)
+
+
+def destinations(target: Any) -> dict[str, Destination]:
+    """Return the places in a ``torch.nn.Module``, a ``state_dict`` or a mapping of ndarrays, by their names.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        It is something else, or holds something that cannot be written to.
+    """
+    state = target.state_dict() if hasattr(target, "state_dict") else target
+    if not isinstance(state, Mapping):
+        raise InvalidTypeError(
+            "load_into needs a torch.nn.Module, a state_dict, or a mapping of names to ndarrays, not a "
+            f"{type(target).__name__}"
+        )
+    return {_check_name(name): _destination(name, value) for name, value in state.items()}
+
+
+def _check_name(name: object) -> str:
+    if not isinstance(name, str):
+        raise InvalidTypeError(f"the names in the target must be str, and one is a {type(name).__name__}")
+    return name
+
+
+def _destination(name: str, value: Any) -> Destination:
+    if isinstance(value, np.ndarray):
+        if not value.flags.writeable or value.dtype.hasobject:
+            raise InvalidValueError(f"the ndarray {name!r} is read-only, or holds Python objects: give one to write to")
+        return ArrayDestination(value.view(np.ndarray))
+    if tensor.is_tensor(value):
+        if value.is_meta or str(value.layout) != "torch.strided" or value.is_quantized:
+            raise InvalidValueError(f"the tensor {name!r} has no plain memory (meta, sparse or quantized)")
+        return TensorDestination(value.detach())
+    raise InvalidTypeError(f"{name!r} in the target must be a tensor or an ndarray, not {type(value).__name__}")
