@@ -55,19 +55,15 @@ class Assembly(ABC, Generic[T_co]):
         self._position += len(chunk.data)
         self._stored.append(chunk.digest)
 
-    def wait(self) -> None:
-        """Wait for the threads, so that they hold no chunk any more."""
-        for digest in self._hashes:
-            digest.result()
-
     def finish(self) -> T_co:
         """Return what came of it, once it is verified."""
         verify(self._row, [digest.result() for digest in self._hashes], self._stored)
         return self._finish()
 
     def close(self) -> None:
-        """Let go of everything; also of what threads still work on."""
-        self.wait()
+        """Wait for the threads, so that they hold no chunk any more, and let go of everything."""
+        for digest in self._hashes:
+            digest.result()
 
     @abstractmethod
     def _take(self, chunk: StoredChunk, start: int) -> Pending[bytes]: ...

@@ -142,7 +142,7 @@ class StoredArray:
         if self.stype != SType.NUMPY:
             return None
         layout = npy.read_layout(bytes(self._part(0, min(self.nbytes, constants.CHUNK_SIZE))), self.nbytes)
-        if layout.fortran_order and len(layout.shape) > 1:
+        if layout.shape != self.shape or (layout.fortran_order and len(layout.shape) > 1):
             return None
         size = layout.nbytes // layout.shape[0]
         raw = self._part(layout.offset + start * size, layout.offset + stop * size)

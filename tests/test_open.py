@@ -111,6 +111,14 @@ def test_other_kinds_of_arrays_have_bytes_only(memory: RecordStore) -> None:
             use()
 
 
+def test_rows_of_an_array_whose_fields_say_something_else_are_those_of_its_bytes(memory: RecordStore) -> None:
+    data = Array(TABLE).data
+    stored = memory.open(memory.save({"x": Array("int64", [1000, 3], "numpy.ndarray", data)}))["x"]
+    assert np.array_equal(stored[400:450], TABLE[400:450])
+    with pytest.raises(IndexError):
+        stored[700]
+
+
 # What is read
 
 
