@@ -1,5 +1,6 @@
 """What is on its way into the database: arrays, their chunks, and what one transaction takes of them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from recordstore import constants
@@ -7,20 +8,22 @@ from recordstore.digest import EMPTY_DIGEST, array_digest, blob_digest
 from recordstore.entries import Entry
 from recordstore.hashing import Pending
 
-ROWS_PER_ARRAY = 3
-"""An array, its blob and a chunk."""
+ARRAY_ROWS = 2
+"""An array and its blob; each chunk is one more."""
 
 
 @dataclass(slots=True, eq=False)
 class Upload:
     """One array on its way: its entry, its place in the record, and what is known of its bytes so far.
 
+    ``first_digest`` is that of the first chunk of several, as it was when stored blobs were looked up.
     ``maybe_stored`` is set while a stored blob has the same length and first chunk: the bytes are then hashed whole
     before any is written. ``owned`` is set once the blob ``blob_id`` is one that this save creates.
     """
 
     entry: Entry
     position: int
+    first_digest: bytes = b""
     maybe_stored: bool = False
     submitted: int = 0
     digests: list[bytes] = field(default_factory=list)
@@ -59,12 +62,19 @@ class Upload:
 
 @dataclass(slots=True, eq=False)
 class Piece:
-    """One chunk: where its bytes lie, and their digest, which a thread computes."""
+    """Chunks of one array that follow each other: where their bytes lie, and their digests, which a thread computes."""
 
     upload: Upload
-    seq: int
-    data: memoryview
-    digest: Pending[bytes]
+    first: int
+    data: list[memoryview]
+    digests: Pending[list[bytes]]
+    nbytes: int
+
+    @property
+    def chunks(self) -> Iterator[tuple[int, bytes, memoryview]]:
+        """Yield sequence number, digest and bytes of each chunk."""
+        for seq, (digest, data) in enumerate(zip(self.digests.result(), self.data, strict=True), self.first):
+            yield seq, digest, data
 
 
 @dataclass(slots=True)
@@ -78,12 +88,11 @@ class Batch:
 
     def add(self, work: Piece | Upload) -> bool:
         """Take one more thing, unless the transaction would become too large."""
-        size = len(work.data) if isinstance(work, Piece) else 0
-        if self.rows and (
-            self.nbytes + size > constants.BATCH_BYTES or self.rows + ROWS_PER_ARRAY > constants.BATCH_ROWS
-        ):
+        chunks = work.data if isinstance(work, Piece) else []
+        size, rows = sum(map(len, chunks)), ARRAY_ROWS + len(chunks)
+        if self.rows and (self.nbytes + size > constants.BATCH_BYTES or self.rows + rows > constants.BATCH_ROWS):
             return False
-        self.nbytes, self.rows = self.nbytes + size, self.rows + ROWS_PER_ARRAY
+        self.nbytes, self.rows = self.nbytes + size, self.rows + rows
         if isinstance(work, Piece):
             self.pieces.append(work)
         else:
@@ -98,7 +107,7 @@ class Batch:
     def wait(self) -> None:
         """Wait for the threads, until the digests of all that is in the batch are known."""
         for piece in self.pieces:
-            piece.upload.add_digests([piece.digest.result()])
+            piece.upload.add_digests(piece.digests.result())
         for upload in self.whole:
             upload.add_digests([digest for span in upload.spans for digest in span.result()])
 

@@ -16,7 +16,7 @@ POLL_SECONDS = 0.001
 SQLite's own back-off sleeps up to 100 ms, in which a second writer starved and readers stalled up to 2.6 s.
 """
 
-WRITER_CACHE_KIB = 40960
+WRITER_CACHE_KIB = 26 * 1024
 """Room for a batch: what does not fit would be written under an early exclusive lock, were spilling not off."""
 
 READER_CACHE_KIB = 2048

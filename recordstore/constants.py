@@ -12,21 +12,24 @@ Part of the file format: the digest of a blob depends on it. It stays under the 
 engines advise for a value and is a multiple of the size of every dtype.
 """
 
-BATCH_BYTES = 32 * 1024 * 1024
+BATCH_BYTES = 24 * 1024 * 1024
 """Bytes of chunks that one write transaction inserts or deletes at most."""
 
 BATCH_ROWS = 5_000
 """Rows that one write transaction inserts or deletes at most."""
 
-RING_CHUNKS = 14
+RING_CHUNKS = 26
 """Chunks of mutable input (ndarrays, tensors) that exist as copies at any one time during a save.
 
-They bound its batches too: with 12, the pages that each commit adds make more than 1.05 bytes written per byte; with
-16, a record of many small arrays takes more than 64 MiB.
+They bound its batches too. Fewer would make more commits, each of which writes some pages besides; more, together with
+the pages of a batch that wait for their commit, would take more than 64 MiB.
 """
 
 PAUSE_SECONDS = 0.002
 """Rest between two transactions of one call, in which another writer gets the lock: without it a second one starves."""
+
+PAUSE_EVERY_SECONDS = 0.1
+"""How long batches may follow each other without that rest, which so takes 2 % of the time at most."""
 
 
 class SType:

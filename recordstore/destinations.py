@@ -9,8 +9,9 @@ import numpy as np
 
 from recordstore import npy, tensor
 from recordstore.array import Array, restore_tensor
+from recordstore.constants import SType
 from recordstore.exceptions import InvalidTypeError, InvalidValueError
-from recordstore.npy import Layout, NDArray
+from recordstore.npy import NDArray
 
 
 class Destination(Protocol):
@@ -24,11 +25,11 @@ class Destination(Protocol):
     def shape(self) -> tuple[int, ...]:
         """Return the lengths of the dimensions."""
 
-    def memory(self, layout: Layout | None) -> NDArray | None:
-        """Return the bytes of the place, if they lie as those of a ``.npy`` file of this layout do.
+    def file(self, stype: str) -> tuple[bytes, NDArray] | None:
+        """Return the header and the bytes of the serialized array that lies as the place does.
 
-        One-dimensional, of dtype uint8. None as a layout stands for the raw bytes of a tensor. None is returned where
-        the array has to be read whole and then assigned.
+        The bytes are one-dimensional, of dtype uint8, and those of the place. None where no array lies so: it has to be
+        read whole and then assigned.
         """
 
     def assign(self, array: Array) -> None:
@@ -51,13 +52,10 @@ class ArrayDestination:
         """Return the lengths of the dimensions."""
         return tuple(self.array.shape)
 
-    def memory(self, layout: Layout | None) -> NDArray | None:
-        """Return the bytes of the array, if it is contiguous in the order of the layout."""
-        if layout is None or layout.dtype != self.array.dtype or layout.shape != self.array.shape:
-            return None
-        flags = self.array.flags
-        fits = flags.f_contiguous if layout.fortran_order else flags.c_contiguous
-        return npy.flat_view(self.array) if fits else None
+    def file(self, stype: str) -> tuple[bytes, NDArray] | None:
+        """Return header and bytes of the array, if it is contiguous."""
+        flat = npy.flat_view(self.array) if stype == SType.NUMPY else None
+        return None if flat is None else (npy.header(self.array), flat)
 
     def assign(self, array: Array) -> None:
         """Copy an array that was read whole, in whatever order it lies."""
@@ -83,21 +81,27 @@ class TensorDestination:
         """Return the lengths of the dimensions."""
         return tuple(self.tensor.shape)
 
-    def memory(self, layout: Layout | None) -> NDArray | None:
-        """Return the bytes of the tensor, if it is contiguous and in the memory of the host."""
-        if self.tensor.device.type != "cpu" or not self.tensor.is_contiguous() or sys.byteorder != "little":
+    def file(self, stype: str) -> tuple[bytes, NDArray] | None:
+        """Return header and bytes of the tensor, if it is contiguous and in the memory of the host."""
+        if not self._on_host or not self.tensor.is_contiguous() or sys.byteorder != "little":
             return None
-        if layout is not None:
-            raw = tensor.raw_dtype(self.tensor) is not None
-            return None if raw else ArrayDestination(tensor.to_numpy(self.tensor)).memory(layout)
-        return tensor.raw_view(self.tensor)
+        if tensor.raw_dtype(self.tensor) is None:
+            return ArrayDestination(tensor.to_numpy(self.tensor)).file(stype)
+        return (b"", tensor.raw_view(self.tensor)) if stype == SType.TORCH else None
 
     def assign(self, array: Array) -> None:
         """Copy an array that was read whole to where the tensor lies."""
+        if self._on_host and array.stype == SType.NUMPY and tensor.raw_dtype(self.tensor) is None:
+            ArrayDestination(tensor.to_numpy(self.tensor)).assign(array)
+            return
         found = restore_tensor(tensor.require_torch("load_into"), array)
         if found.dtype != self.tensor.dtype or found.shape != self.tensor.shape:
             raise InvalidValueError(f"its bytes are {found.dtype}{list(found.shape)}, which its fields do not say")
         self.tensor.copy_(found)
+
+    @property
+    def _on_host(self) -> bool:
+        return str(self.tensor.device) == "cpu"
 
 
 def destinations(target: Any) -> dict[str, Destination]:

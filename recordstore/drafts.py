@@ -18,6 +18,9 @@ _INSERT_RECORD, _INSERT_ARRAYS, _INSERT_METRICS = (
     insert(row.__table__)  # type: ignore[arg-type]
     for row in (RecordRow, ArrayRow, MetricRow)
 )
+_UPDATE_DRAFT = update(RecordRow.__table__).where(  # type: ignore[arg-type]
+    RecordRow.id == bindparam("draft"), RecordRow.writer == bindparam("owner"), RecordRow.state == WRITING
+)
 
 
 @dataclass(frozen=True)
@@ -199,9 +202,7 @@ class DraftRepository:
     def _update_draft(self, record_id: int, writer: str, **values: Any) -> None:
         # Core: an UPDATE of the ORM takes 0.5 ms more, a twelfth of a small save, and here is no object to keep in step
         touched = self._session.connection().execute(
-            update(RecordRow.__table__)  # type: ignore[arg-type]
-            .where(RecordRow.id == record_id, RecordRow.writer == writer, RecordRow.state == WRITING)
-            .values(**values)
+            _UPDATE_DRAFT.values(**values), {"draft": record_id, "owner": writer}
         )
         if not touched.rowcount:
             raise SaveSweptError(

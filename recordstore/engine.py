@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, even
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool, StaticPool
 
-from recordstore import forks
+from recordstore import constants, forks
 from recordstore.connection import READER_CACHE_KIB, WRITER_CACHE_KIB, cache_setting, connect, poll, run
 from recordstore.exceptions import (
     ForkError,
@@ -24,9 +25,11 @@ from recordstore.exceptions import (
 )
 from recordstore.faults import LOST_FILE, result_code, translated
 from recordstore.target import Target
+from recordstore.writeback import early_writeback
 
 _BEGIN = "recordstore_begin"
 _WAIT = "recordstore_wait"
+_NBYTES = "recordstore_nbytes"
 _writer_locks: weakref.WeakValueDictionary[str, threading.Lock] = weakref.WeakValueDictionary()
 _writer_locks_guard = threading.Lock()
 
@@ -68,6 +71,7 @@ class Database:
         self.timeout = timeout
         self._pid = os.getpid()
         self._closed = False
+        self._rested = 0.0
         self.schema_version: int | None = None
         """``user_version`` that every transaction expects; None as long as the schema was not checked."""
         self._lock = _writer_lock(target)
@@ -100,13 +104,15 @@ class Database:
             yield session
 
     @contextmanager
-    def write(self, *, wait: float | None = None) -> Iterator[Session]:
+    def write(self, *, wait: float | None = None, nbytes: int = 0) -> Iterator[Session]:
         """Give a session that holds the write lock; what was done in it is committed durably at the end.
 
-        ``wait`` overrides the seconds to wait for the lock.
+        ``wait`` overrides the seconds to wait for the lock; ``nbytes`` is how much will be written, if it is a lot.
         """
         self.check_usable()
         engine = self._immediate if wait is None else self._immediate.execution_options(**{_WAIT: wait})
+        if nbytes:
+            engine = engine.execution_options(**{_NBYTES: nbytes})
         with (
             translated(str(self.target)),
             self._locked(wait),
@@ -150,6 +156,12 @@ class Database:
         with translated(str(self.target)), self._locked(), self._writers.connect() as connection:
             if self._run(connection, "PRAGMA journal_mode") != mode:
                 self._run(connection, f"PRAGMA journal_mode={mode}")
+
+    def rest(self) -> None:
+        """Let other writers in, between two transactions of one call, unless the last rest was a moment ago."""
+        if time.monotonic() - self._rested >= constants.PAUSE_EVERY_SECONDS:
+            time.sleep(constants.PAUSE_SECONDS)
+            self._rested = time.monotonic()
 
     def shrink(self) -> None:
         """Give the memory of the writer's page cache back."""
@@ -241,9 +253,10 @@ class Database:
 
     def _commit(self, connection: Connection) -> None:
         """Commit, waiting for readers to finish; SQLite lets no new ones in meanwhile."""
-        raw = _raw(connection)
+        raw, options = _raw(connection), connection.get_execution_options()
         try:
-            poll(raw.commit, connection.get_execution_options().get(_WAIT, self.timeout))
+            with early_writeback(raw, self.target.path, options.get(_NBYTES, 0)):
+                poll(raw.commit, options.get(_WAIT, self.timeout))
         except BaseException as error:
             _abandon(connection, error)
             raise

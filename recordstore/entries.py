@@ -1,7 +1,7 @@
 """One array on its way into the store: what it is made of, and what of it cannot be stored."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -19,7 +19,19 @@ _ARRAY_FIELDS = ("dtype", "shape", "stype", "data")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One array on its way into the store; ``shape`` is JSON text, ``part`` what of a checkpoint it belongs to."""
+    """One array on its way into the store.
+
+    Attributes
+    ----------
+    name, dtype, shape, stype
+        As they are stored; ``shape`` is JSON text.
+    source
+        The bytes.
+    part
+        What of a checkpoint it belongs to.
+    copied
+        Whether the bytes are a copy that only the entry holds, such as one from the memory of a GPU.
+    """
 
     name: str
     dtype: str
@@ -27,6 +39,7 @@ class Entry:
     stype: str
     source: Source
     part: str = ""
+    copied: bool = False
 
 
 def check_value(name: str, value: Any) -> None:
@@ -101,9 +114,12 @@ _plain_shape = lru_cache(maxsize=4096)(shape_json)
 
 def _tensor_entry(name: str, value: Any, part: str) -> Entry:
     dtype = tensor.raw_dtype(value)
+    on_host = value.device.type == "cpu"
     try:
         if dtype is None:
-            return make_entry(name, tensor.to_numpy(value), part)
-        return Entry(name, dtype, shape_json(value.shape), SType.TORCH, raw_tensor_source(value), part)
+            entry = make_entry(name, tensor.to_numpy(value), part)
+            return entry if on_host else replace(entry, copied=True)
+        copied = not (on_host and value.is_contiguous())
+        return Entry(name, dtype, shape_json(value.shape), SType.TORCH, raw_tensor_source(value), part, copied)
     except (TypeError, RuntimeError) as error:
         raise InvalidTypeError(f"tensor {name!r} cannot be stored: {error}") from error

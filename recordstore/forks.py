@@ -94,11 +94,18 @@ def close_before_fork(holder: Closable) -> None:
 
 
 class ForkSafeConnection(sqlite3.Connection):
-    """A connection that works in the process that opened it and does nothing at all in a forked child."""
+    """A connection that works in the process that opened it and does nothing at all in a forked child.
+
+    Attributes
+    ----------
+    descriptor
+        A file descriptor of the database, once somebody has looked for it.
+    """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._pid = os.getpid()
         self._cursors: weakref.WeakSet[sqlite3.Cursor] = weakref.WeakSet()
+        self.descriptor: int | None = None
         super().__init__(*args, **options)
         _connections.add(self)
 

@@ -20,6 +20,7 @@ from recordstore.exceptions import (
     StoreAccessError,
 )
 from recordstore.hashing import HashPool
+from recordstore.listing import Proofs
 from recordstore.snapshot import Staging
 from recordstore.sweep import sweep
 from recordstore.target import Target, parse_target
@@ -61,6 +62,7 @@ class StoreHandle:
         self._pool = HashPool()
         self._background = Background()
         self._staging = Staging()
+        self._proofs = Proofs()
         try:
             schema.prepare(self._database, upgrade=upgrade)
             if journal_mode is not None and where.path is not None:

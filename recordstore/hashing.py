@@ -3,8 +3,9 @@
 import contextlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, repeat
 from typing import Generic, ParamSpec, TypeVar
 
 from recordstore import constants
@@ -41,19 +42,27 @@ class HashPool:
     def __init__(self) -> None:
         self._executor: ThreadPoolExecutor | None = None
         self._closed = False
+        self._pid = os.getpid()
         self._lock = threading.Lock()
 
     def submit(self, nbytes: int, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> "Pending[_T]":
         """Call ``function``, which works on ``nbytes`` bytes, now or in a thread."""
         if nbytes >= INLINE_BYTES:
-            threads = self._threads()
-            # While the interpreter ends, saves in the background go on, and executors take no more work.
-            with contextlib.suppress(RuntimeError):
-                return threads.submit(function, *args, **kwargs)
+            return self.start(function, *args, **kwargs)
+        return Done(function(*args, **kwargs))
+
+    def start(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> "Pending[_T]":
+        """Call ``function`` in a thread, whatever it works on."""
+        threads = self._threads()
+        # While the interpreter ends, saves in the background go on, and executors take no more work.
+        with contextlib.suppress(RuntimeError):
+            return threads.submit(function, *args, **kwargs)
         return Done(function(*args, **kwargs))
 
     def close(self) -> None:
-        """Finish the work that was handed in and end the threads."""
+        """Finish the work that was handed in and end the threads; nothing in a forked child, which has none of them."""
+        if os.getpid() != self._pid:  # its copies of the locks may be held by threads that do not exist
+            return
         with self._lock:
             executor, self._executor, self._closed = self._executor, None, True
         if executor is not None:
@@ -69,27 +78,34 @@ class HashPool:
             return self._executor
 
 
-def copy_and_hash(source: Source, start: int, into: memoryview) -> bytes:
-    """Copy a chunk and return the digest of the copy, whatever happens to the original meanwhile."""
-    source.copy(start, into)
-    return chunk_digest(into)
+def hash_views(views: Sequence[memoryview], known: bytes = b"") -> list[bytes]:
+    """Return the digests of chunks; that of the first one may be known already."""
+    return [known or chunk_digest(view) for known, view in zip(chain([known], repeat(b"")), views, strict=False)]
 
 
-def hash_and_release(view: memoryview) -> bytes:
-    """Return the digest of a chunk, and let go of its memory before anybody learns of the digest."""
-    with view:
-        return chunk_digest(view)
+def copy_and_hash(source: Source, start: int, into: Sequence[memoryview]) -> list[bytes]:
+    """Copy the chunks that begin at ``start``, and return the digests of the copies, whatever becomes of the source."""
+    digests = []
+    for memory in into:
+        source.copy(start, memory)
+        digests.append(chunk_digest(memory))
+        start += len(memory)
+    return digests
 
 
 def hash_chunks(source: Source, first: int, last: int) -> list[bytes]:
-    """Return the digests of the chunks ``first`` to ``last - 1`` of a source."""
+    """Return the digests of the chunks ``first`` to ``last - 1`` of a source.
+
+    Bytes that may change are hashed where they lie: each is read once, so the digest is that of what was read.
+    """
     size = constants.CHUNK_SIZE
-    scratch = None if source.stable else bytearray(size)
     digests = []
     for start in range(first * size, min(last * size, source.nbytes), size):
         stop = min(start + size, source.nbytes)
-        if scratch is None:
-            digests.append(chunk_digest(source.view(start, stop)))
-        else:
-            digests.append(copy_and_hash(source, start, memoryview(scratch)[: stop - start]))
+        view = source.view(start, stop)
+        digests += copy_and_hash(source, start, [_memory(stop - start)]) if view is None else [chunk_digest(view)]
     return digests
+
+
+def _memory(size: int) -> memoryview:
+    return memoryview(bytearray(size))

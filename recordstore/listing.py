@@ -1,17 +1,24 @@
 """The arrays of a record, as the database tells of them, proven to be those that were saved; no chunk is read."""
 
+from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import NoReturn
 
 from sqlalchemy.orm import Session
 
-from recordstore import constants
-from recordstore.blobs import BlobRepository
 from recordstore.digest import array_digest, checkpoint_digest, record_digest
 from recordstore.engine import Database
-from recordstore.exceptions import ArrayNotFoundError, CorruptRecordError
+from recordstore.exceptions import ArrayNotFoundError, CorruptRecordError, RecordNotFoundError
+from recordstore.orm import RecordRow
 from recordstore.refs import Ref
 from recordstore.repository import RecordRepository, StoredArrayRow
+
+PROOFS = 4
+"""Lists of arrays that are remembered."""
+
+PROOF_ARRAYS = 2000
+"""Arrays of a list that is remembered, at most: a megabyte."""
 
 
 @dataclass(frozen=True)
@@ -20,11 +27,30 @@ class Listing:
 
     record_id: int
     arrays: list[StoredArrayRow]
-    sizes: dict[int, tuple[int, int]]
-    """How many chunks the large blobs have, and how many bytes these really hold."""
 
 
-def open_record(database: Database, ref: Ref, names: Collection[str] | None) -> Listing:
+class Proofs:
+    """The lists of arrays that were proven last: rows that have not changed since need no digests again.
+
+    They are half of the time until a small array of an open store is there.
+    """
+
+    def __init__(self) -> None:
+        self._proven: deque[tuple[bytes, list[StoredArrayRow]]] = deque(maxlen=PROOFS)
+
+    def check(self, record: RecordRow, arrays: list[StoredArrayRow]) -> bool:
+        """Return whether the arrays are those that were saved."""
+        proven = (record.digest, arrays)
+        if any(proven == known for known in list(self._proven)):
+            return True
+        if len(arrays) != record.array_count or record_digest(_array_digests(arrays)) != record.digest:
+            return False
+        if len(arrays) <= PROOF_ARRAYS:
+            self._proven.append((record.digest, arrays))
+        return True
+
+
+def open_record(database: Database, proofs: Proofs, ref: Ref, names: Collection[str] | None) -> Listing:
     """Find a record, check what the database tells of its arrays, and select those of these names.
 
     Raises
@@ -40,15 +66,14 @@ def open_record(database: Database, ref: Ref, names: Collection[str] | None) -> 
         records = RecordRepository(session)
         record = records.find(ref)
         arrays = list(records.arrays(record.id))
-        chosen = [array for array in arrays if names is None or array.name in names]
-        sizes = _sizes(session, chosen)
-    if len(arrays) != record.array_count or record_digest(_array_digests(arrays)) != record.digest:
+    chosen = [array for array in arrays if names is None or array.name in names]
+    if not proofs.check(record, arrays):
         raise CorruptRecordError(f"the list of arrays of record {record.id} is not the one that was saved")
     if missing := set(names or ()) - {array.name for array in chosen}:
         raise ArrayNotFoundError(
             f"record {record.id} has no array {min(missing)!r}; info({record.id}).names lists those it has"
         )
-    return Listing(record.id, chosen, sizes)
+    return Listing(record.id, chosen)
 
 
 def open_checkpoint(database: Database, ref: Ref) -> tuple[str, Listing] | None:
@@ -60,7 +85,6 @@ def open_checkpoint(database: Database, ref: Ref) -> tuple[str, Listing] | None:
         records = RecordRepository(session)
         record = records.find(ref)
         text, arrays = record.checkpoint, list(records.arrays(record.id, parts=True))
-        sizes = _sizes(session, arrays)
     if text is None and record.checkpoint_digest is None and not arrays:
         return None
     if (
@@ -69,11 +93,14 @@ def open_checkpoint(database: Database, ref: Ref) -> tuple[str, Listing] | None:
         or checkpoint_digest(record.digest, text, _array_digests(arrays)) != record.checkpoint_digest
     ):
         raise CorruptRecordError(f"the checkpoint of record {record.id} is not the one that was saved")
-    return text, Listing(record.id, arrays, sizes)
+    return text, Listing(record.id, arrays)
 
 
-def _sizes(session: Session, arrays: list[StoredArrayRow]) -> dict[int, tuple[int, int]]:
-    return BlobRepository(session).sizes([row.blob_id for row in arrays if row.blob_nbytes > constants.CHUNK_SIZE])
+def explain_missing(session: Session, listing: Listing) -> NoReturn:
+    """Raise for chunks that are not there: in the same view of the database, the record is deleted or damaged."""
+    if not RecordRepository(session).is_ready(listing.record_id):
+        raise RecordNotFoundError(f"record {listing.record_id} was deleted while it was being read")
+    raise CorruptRecordError("chunks are missing, or hold more bytes than were saved")
 
 
 def _array_digests(rows: list[StoredArrayRow]) -> bytes:

@@ -51,7 +51,7 @@ class RecordLoader(RoundKeeper):
         array([0.])
         """
         self._check_usable()
-        listing = open_record(self._database, parse_ref(ref), _check_names(names))
+        listing = open_record(self._database, self._proofs, parse_ref(ref), _check_names(names))
         record = ArrayRecord()
         for name, array in self._reader().load(listing).items():
             record[name] = array
@@ -86,7 +86,7 @@ class RecordLoader(RoundKeeper):
         """
         self._check_usable()
         reader = self._reader()
-        return self._arrays(reader, open_record(self._database, parse_ref(ref), _check_names(names)))
+        return self._arrays(reader, open_record(self._database, self._proofs, parse_ref(ref), _check_names(names)))
 
     def load_into(
         self, ref: int | str | RecordInfo, target: Any, *, strict: bool = True, prefix: str = ""
@@ -139,14 +139,15 @@ class RecordLoader(RoundKeeper):
         """
         self._check_usable()
         check_bool("strict", strict)
-        listing = open_record(self._database, parse_ref(ref), None)
+        listing = open_record(self._database, self._proofs, parse_ref(ref), None)
         places = destinations(target)
         found = match(listing.record_id, listing.arrays, places, strict=strict, prefix=check_text("prefix", prefix))
         begun: list[str] = []
         try:
             self._reader().place(replace(listing, arrays=found.rows), found.places, begun)
         except RecordStoreError as error:
-            overwritten = f"of the target, these were overwritten, the last one perhaps in part: {begun}"
+            names = [row.name for row in found.rows if row.name in begun]
+            overwritten = f"of the target, these were overwritten, perhaps in part: {names}"
             raise type(error)(f"{error}; {overwritten if begun else 'nothing was overwritten'}") from error
         return found.keys
 
@@ -175,7 +176,7 @@ class RecordLoader(RoundKeeper):
         array([0., 1.])
         """
         self._check_usable()
-        return StoredRecord(open_record(self._database, parse_ref(ref), None), self._usable_reader)
+        return StoredRecord(open_record(self._database, self._proofs, parse_ref(ref), None), self._usable_reader)
 
     def _usable_reader(self) -> Reader:
         self._check_usable()

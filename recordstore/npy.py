@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, NoReturn, TypeAlias, cast
 import numpy as np
 from numpy.lib import format as npy_format
 
+from recordstore.copying import copy_bytes
 from recordstore.pages import HUGE_BYTES, Block
 
 NDArray: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -152,7 +153,10 @@ def dump(array: NDArray) -> bytes:
     block = Block(len(head) + plain.nbytes)  # huge pages: twice as fast as a join
     block.view[: len(head)] = head
     body = np.frombuffer(block.view, np.uint8)[len(head) :]
-    np.copyto(*((body.view(plain.dtype).reshape(plain.shape), plain) if flat is None else (body, flat)))
+    if flat is None:
+        np.copyto(body.view(plain.dtype).reshape(plain.shape), plain)
+    else:
+        copy_bytes(body, flat)
     del body
     return block.finish()
 
@@ -184,7 +188,9 @@ def load(data: bytes) -> NDArray:
     array([0, 1, 2], dtype='>i2')
     """
     layout = read_layout(data, len(data))
-    return layout.shaped(np.frombuffer(data, np.uint8, layout.nbytes, layout.offset).copy())
+    raw = np.empty(layout.nbytes, np.uint8)
+    copy_bytes(raw, np.frombuffer(data, np.uint8, layout.nbytes, layout.offset))
+    return layout.shaped(raw)
 
 
 def view(data: bytes) -> NDArray:

@@ -111,12 +111,7 @@ class RecordRow(Base):
     __table_args__ = (
         UniqueConstraint("run", "round"),
         Index(None, "run", "id"),
-        Index(
-            "ix_record_unfinished",
-            "state",
-            sqlite_where=literal_column("state != 'ready'"),
-            postgresql_where=literal_column("state != 'ready'"),
-        ),
+        Index("ix_record_unfinished", "state", sqlite_where=literal_column("state != 'ready'")),
         {"sqlite_autoincrement": True},
     )
 
@@ -141,19 +136,8 @@ class BlobRow(Base):
     __tablename__ = "blob"
     __table_args__ = (
         Index(None, "nbytes", "head"),
-        Index(
-            "uq_blob_ready_digest",
-            "digest",
-            unique=True,
-            sqlite_where=literal_column("state = 'ready'"),
-            postgresql_where=literal_column("state = 'ready'"),
-        ),
-        Index(
-            "ix_blob_dead",
-            "state",
-            sqlite_where=literal_column("state = 'dead'"),
-            postgresql_where=literal_column("state = 'dead'"),
-        ),
+        Index("uq_blob_ready_digest", "digest", unique=True, sqlite_where=literal_column("state = 'ready'")),
+        Index("ix_blob_dead", "state", sqlite_where=literal_column("state = 'dead'")),
         {"sqlite_autoincrement": True},
     )
 

@@ -19,6 +19,15 @@ HUGE_BYTES = 2 * 1024 * 1024
 """Size of a huge page on x86-64; smaller memory cannot lie in one."""
 
 
+_new_bytes = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t)(
+    ("PyBytes_FromStringAndSize", ctypes.pythonapi)
+)
+"""Makes ``bytes`` of any content, to be filled: ``bytes(n)`` fills memory that was used before with zeros first.
+
+https://docs.python.org/3/c-api/bytes.html#c.PyBytes_FromStringAndSize
+"""
+
+
 class Block:
     """A ``bytes`` object that is filled before anybody else sees it.
 
@@ -32,7 +41,7 @@ class Block:
     """
 
     def __init__(self, nbytes: int) -> None:
-        self._buffer = io.BytesIO(bytes(nbytes))
+        self._buffer = io.BytesIO(_new_bytes(None, nbytes))
         self.view = self._buffer.getbuffer()
         if nbytes >= HUGE_BYTES:
             ask_for_huge_pages(np.frombuffer(self.view, np.uint8))

@@ -20,14 +20,14 @@ class Source(Protocol):
     nbytes
         How many bytes there are.
     stable
-        Whether the bytes can never change: :meth:`view` then needs no copy.
+        Whether the bytes can never change: what :meth:`view` returns then needs no copy.
     """
 
     nbytes: int
     stable: bool
 
-    def view(self, start: int, stop: int) -> memoryview:
-        """Return a part of stable bytes."""
+    def view(self, start: int, stop: int) -> memoryview | None:
+        """Return the memory in which a part of the bytes lies, None if it does not lie in one piece."""
 
     def copy(self, start: int, into: memoryview) -> None:
         """Fill ``into`` with the bytes from ``start`` on, as they are at this moment."""
@@ -68,9 +68,10 @@ class BufferSource:
         self._body = body
         self.nbytes = len(header) + self._size()
 
-    def view(self, start: int, stop: int) -> memoryview:
-        """Refuse: the bytes may change."""
-        raise NotImplementedError
+    def view(self, start: int, stop: int) -> memoryview | None:
+        """Return memory behind the header."""
+        begin = start - len(self._header)
+        return None if begin < 0 else self._body[begin : begin + stop - start].data
 
     def copy(self, start: int, into: memoryview) -> None:
         """Copy a part of the header and the memory."""
@@ -99,6 +100,9 @@ class BufferSource:
 
 class StridedSource(BufferSource):
     """A header, and an array that is not contiguous: its elements in C order, as ``numpy.save`` writes them."""
+
+    def view(self, start: int, stop: int) -> None:
+        """Return None: the bytes lie apart."""
 
     def _copy_body(self, begin: int, into: NDArray) -> None:
         size, end = self._body.itemsize, begin + into.nbytes

@@ -29,24 +29,24 @@ class StoredRecord(Mapping[str, "StoredArray"]):
 
     def __init__(self, listing: Listing, reader: Callable[[], Reader]) -> None:
         self.id = listing.record_id
-        self._arrays = {row.name: StoredArray(listing, row, reader) for row in listing.arrays}
+        self._listing = listing
+        self._reader = reader
+        self._rows = {row.name: row for row in listing.arrays}
 
     def __getitem__(self, name: str) -> "StoredArray":
-        try:
-            return self._arrays[name]
-        except KeyError:
-            raise ArrayNotFoundError(
-                f"record {self.id} has no array {name!r}; list(record) shows those it has"
-            ) from None
+        row = self._rows.get(name)
+        if row is None:
+            raise ArrayNotFoundError(f"record {self.id} has no array {name!r}; list(record) shows those it has")
+        return StoredArray(self._listing, row, self._reader)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._arrays)
+        return iter(self._rows)
 
     def __len__(self) -> int:
-        return len(self._arrays)
+        return len(self._rows)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._arrays
+        return name in self._rows
 
     def __repr__(self) -> str:
         return f"<StoredRecord {self.id}, {len(self)} arrays>"

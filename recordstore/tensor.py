@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from recordstore.copying import copy_bytes
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
@@ -136,8 +138,10 @@ def from_raw(dtype: str, shape: Sequence[int], data: bytes) -> Tensor:
         raise ValueError(f"{len(data)} bytes are not a {dtype} tensor of that shape.")
     if not data:
         return torch.empty(tuple(shape), dtype=torch_dtype)
-    raw = _swap_on_big_endian(np.frombuffer(data, np.uint8).copy(), torch_dtype.itemsize)
-    return torch.from_numpy(raw).view(torch_dtype).reshape(tuple(shape))
+    raw = np.empty(len(data), np.uint8)
+    copy_bytes(raw, np.frombuffer(data, np.uint8))
+    swapped = _swap_on_big_endian(raw, torch_dtype.itemsize)
+    return torch.from_numpy(swapped).view(torch_dtype).reshape(tuple(shape))
 
 
 def _is_raw(name: str) -> bool:

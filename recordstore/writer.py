@@ -6,12 +6,10 @@ Every batch and the publication update the draft on the condition that it still 
 
 import contextlib
 import secrets
-import time
 from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any
 
-from recordstore import constants
 from recordstore.batch import Batch, Piece, Upload
 from recordstore.blobs import BlobRepository
 from recordstore.digest import DIGEST_SIZE, checkpoint_digest, record_digest
@@ -92,7 +90,7 @@ class Writer:
         while not self._write_batch(feed, batch):
             feed.settle(batch)
             del batch  # and with it the arrays of a lazy input, before it makes the next one
-            time.sleep(constants.PAUSE_SECONDS)
+            self._database.rest()
             batch = feed.next_batch()
         if self._batches > 1:
             self._database.shrink()
@@ -103,7 +101,7 @@ class Writer:
         for upload in uploads:
             self._note(upload)
         content = self._content()
-        with self._database.write() as session:
+        with self._database.write(nbytes=batch.nbytes) as session:
             drafts = DraftRepository(session)
             self._id = drafts.add(self._draft, self._token, content)
             self._store(drafts, BlobRepository(session), feed, batch, uploads)
@@ -111,7 +109,7 @@ class Writer:
     def _write_batch(self, feed: Feed, batch: Batch) -> bool:
         """Write one batch, and return whether the record was published with it."""
         uploads = batch.uploads()
-        with self._database.write() as session:
+        with self._database.write(nbytes=batch.nbytes) as session:
             drafts = DraftRepository(session)
             if self._batches:
                 drafts.touch(self._id, self._token)
@@ -193,10 +191,10 @@ class Writer:
         size = 0
         for piece in pieces:
             group.append(piece)
-            size += len(piece.data)
+            size += piece.nbytes
             if size >= GROUP_BYTES or piece is pieces[-1]:
                 own = [member for member in group if member.upload.owned]
-                blobs.add_chunks([(m.upload.blob_id or 0, m.seq, m.digest.result(), m.data) for m in own])
+                blobs.add_chunks([(member.upload.blob_id or 0, *chunk) for member in own for chunk in member.chunks])
                 feed.refill(group)
                 group, size = [], 0
 

@@ -13,7 +13,7 @@ import recordstore
 PACKAGE = Path(recordstore.__file__).parent
 
 VALUES = {"array", "arrayrecord", "npy", "tensor", "typeddict"}
-LEAVES = {"exceptions", "constants", "pages"}
+LEAVES = {"exceptions", "constants", "pages", "copying"}
 STORE = {"store", "loading", "rounds", "catalog", "handle"}
 ENTRANCES = {"__init__", "__main__"}
 

@@ -31,9 +31,9 @@ EVERY = {
 }
 FILE = EVERY | {"journal_mode": "truncate", "page_size": 32768, "auto_vacuum": 2}
 EXPECTED = {
-    ("file", "writer"): FILE | {"cache_size": -40960, "query_only": 0},
+    ("file", "writer"): FILE | {"cache_size": -26624, "query_only": 0},
     ("file", "reader"): FILE | {"cache_size": -2048, "query_only": 1},
-    ("memory", "writer"): EVERY | {"journal_mode": "memory", "query_only": 0, "cache_size": -40960, "page_size": 32768},
+    ("memory", "writer"): EVERY | {"journal_mode": "memory", "query_only": 0, "cache_size": -26624, "page_size": 32768},
     ("memory", "reader"): EVERY | {"journal_mode": "memory", "query_only": 0},
 }
 EXPECTED[("memory", "writer")].pop("mmap_size")
@@ -171,6 +171,7 @@ def test_a_large_save_is_several_transactions_of_bounded_size_and_gives_its_memo
 ) -> None:
     monkeypatch.setattr("recordstore.constants.CHUNK_SIZE", 1000)
     monkeypatch.setattr("recordstore.constants.BATCH_BYTES", 4000)
+    monkeypatch.setattr("recordstore.constants.PAUSE_EVERY_SECONDS", 0.0)
     naps: list[float] = []
     statements = trace(file_store._database._writers)
     with monkeypatch.context() as patch:
@@ -184,6 +185,23 @@ def test_a_large_save_is_several_transactions_of_bounded_size_and_gives_its_memo
     assert max(chunks_at_once) == 4
     assert len(naps) >= kinds.count("BEGIN") - 1
     assert set(naps) == {0.002}
+
+
+def test_batches_rest_every_tenth_of_a_second_also_those_of_saves_that_follow_each_other(
+    file_store: RecordStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recordstore.constants.CHUNK_SIZE", 1000)
+    monkeypatch.setattr("recordstore.constants.BATCH_BYTES", 4000)
+    now, naps = [1000.0], []
+    monkeypatch.setattr("recordstore.engine.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("recordstore.engine.time.sleep", naps.append)
+    file_store.save([np.zeros(2500)])
+    assert naps == [0.002], "the first batch, after a long rest"
+    file_store.save([np.ones(2500)])
+    assert naps == [0.002]
+    now[0] += 0.1
+    file_store.save([np.full(2500, 2.0)])
+    assert naps == [0.002, 0.002]
 
 
 def test_a_read_takes_no_write_lock_and_a_write_takes_it_at_once(file_store: RecordStore, path: Path) -> None:

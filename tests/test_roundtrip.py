@@ -27,7 +27,14 @@ ONE_ROW = {
     "constants.BATCH_ROWS": 1,
     "constants.RING_CHUNKS": 1,
 }
-SPANS = {"spans.SPAN_CHUNKS": 2, "spans.GROUP_BYTES": 1000, "spans.GROUP_ARRAYS": 2, "feed.HASH_SPAN": 2}
+SPANS = {
+    "spans.SPAN_CHUNKS": 2,
+    "spans.GROUP_BYTES": 1000,
+    "spans.GROUP_ARRAYS": 2,
+    "feed.HASH_SPAN": 2,
+    "pipeline.LOOKED_UP": 2,
+}
+IN_PLACE = {"blobs.IN_PLACE_BYTES": 1, "copying.PARALLEL_BYTES": 100, "constants.BATCH_BYTES": 20_000}
 
 
 @dataclass
@@ -48,8 +55,8 @@ class Place:
 
 @pytest.fixture(
     scope="module",
-    params=[DEFAULT, SMALL | SPANS, SMALL | THREADED],
-    ids=["as released", "small", "threaded"],
+    params=[DEFAULT, SMALL | SPANS, SMALL | THREADED, SMALL | THREADED | IN_PLACE],
+    ids=["as released", "small", "threaded", "in place"],
 )
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """One store for all examples: with chunks and batches as released, and with small ones, so that there are many."""
