@@ -1,6 +1,7 @@
 """Where the bytes of one large array come together, each chunk once it is verified; threads add them in any order."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -93,13 +94,20 @@ class Placement(Assembly[bool]):
         What is expected before the bytes of the array, such as the header of a ``.npy`` file.
     memory
         Where those bytes go, if so.
+    tell
+        Called with the name of the array before anything is written to the memory.
     """
 
-    def __init__(self, row: StoredArrayRow, header: bytes, memory: NDArray) -> None:
+    def __init__(self, row: StoredArrayRow, header: bytes, memory: NDArray, tell: Callable[[str], object]) -> None:
         super().__init__(row)
         self._header = header
         self._memory = memory
+        self._tell = tell
         self._expected = True
+
+    def begin(self) -> None:
+        """Say that the memory will be written to."""
+        self._tell(self._row.name)
 
     def _put(self, start: int, data: bytes) -> None:
         head = self._header[start : start + len(data)]

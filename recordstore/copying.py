@@ -7,10 +7,11 @@ to make such memory, and it does that for several threads at once.
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
+
+from recordstore.tasks import offer
 
 PARALLEL_BYTES = 2 * 1024 * 1024
 """Copies of less are made by one thread: 0.4 ms, ten times what handing a part of it to another one costs."""
@@ -33,10 +34,8 @@ class _Helpers:
         self.count = min(MAX_THREADS, os.cpu_count() or 1) - 1
 
     def start(self, target: _Bytes, source: _Bytes) -> Future[None] | None:
-        """Have a thread copy; None where no thread can be started any more."""
-        with suppress(RuntimeError):  # the interpreter ends
-            return self._threads().submit(np.copyto, target, source)
-        return None
+        """Have a thread copy; None where no thread can be started."""
+        return offer(self._threads(), np.copyto, target, source)
 
     def _threads(self) -> ThreadPoolExecutor:
         with self._lock:

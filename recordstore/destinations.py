@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from recordstore.array import Array, restore_tensor
 from recordstore.constants import SType
 from recordstore.exceptions import InvalidTypeError, InvalidValueError
 from recordstore.npy import NDArray
+
+T = TypeVar("T")
 
 
 class Destination(Protocol):
@@ -24,6 +26,9 @@ class Destination(Protocol):
     @property
     def shape(self) -> tuple[int, ...]:
         """Return the lengths of the dimensions."""
+
+    def bounds(self) -> tuple[int, int]:
+        """Return the addresses between which the memory of the place lies; equal ones if no thread writes to it."""
 
     def file(self, stype: str) -> tuple[bytes, NDArray] | None:
         """Return the header and the bytes of the serialized array that lies as the place does.
@@ -51,6 +56,17 @@ class ArrayDestination:
     def shape(self) -> tuple[int, ...]:
         """Return the lengths of the dimensions."""
         return tuple(self.array.shape)
+
+    def bounds(self) -> tuple[int, int]:
+        """Return the addresses between which the elements of the array lie."""
+        start = self.array.ctypes.data
+        if not self.array.size:
+            return start, start
+        reach = [(length - 1) * stride for length, stride in zip(self.array.shape, self.array.strides, strict=True)]
+        return (
+            start + sum(step for step in reach if step < 0),
+            start + sum(step for step in reach if step > 0) + self.array.itemsize,
+        )
 
     def file(self, stype: str) -> tuple[bytes, NDArray] | None:
         """Return header and bytes of the array, if it is contiguous."""
@@ -81,6 +97,14 @@ class TensorDestination:
         """Return the lengths of the dimensions."""
         return tuple(self.tensor.shape)
 
+    def bounds(self) -> tuple[int, int]:
+        """Return the addresses between which the elements of the tensor lie, if it is in the memory of the host."""
+        if not self._on_host or not self.tensor.numel():
+            return 0, 0
+        start = self.tensor.data_ptr()
+        reach = sum((n - 1) * step for n, step in zip(self.tensor.shape, self.tensor.stride(), strict=True))
+        return start, start + (reach + 1) * self.tensor.element_size()
+
     def file(self, stype: str) -> tuple[bytes, NDArray] | None:
         """Return header and bytes of the tensor, if it is contiguous and in the memory of the host."""
         if not self._on_host or not self.tensor.is_contiguous() or sys.byteorder != "little":
@@ -102,6 +126,24 @@ class TensorDestination:
     @property
     def _on_host(self) -> bool:
         return str(self.tensor.device) == "cpu"
+
+
+def apart(places: list[tuple[T, tuple[int, int]]]) -> tuple[list[T], list[T]]:
+    """Split what has places in memory into those that may be written to at once, and those that share memory with one.
+
+    The latter come last, in their order: of weights that are tied, the last one wins, as with ``load_state_dict``.
+    """
+    shared: set[int] = set()
+    last, end = 0, 0
+    for (start, stop), index in sorted((bounds, index) for index, (_, bounds) in enumerate(places)):
+        if start < end and start < stop:
+            shared |= {last, index}
+        if stop > end:
+            last, end = index, stop
+    return (
+        [place for index, (place, _) in enumerate(places) if index not in shared],
+        [place for index, (place, _) in enumerate(places) if index in shared],
+    )
 
 
 def destinations(target: Any) -> dict[str, Destination]:

@@ -41,10 +41,16 @@ class Ring:
 
     def take(self, size: int) -> memoryview | None:
         """Return ``size`` bytes of memory, None if too much is in use."""
-        if self._used and self._used + size + OVERHEAD > constants.RING_CHUNKS * (constants.CHUNK_SIZE + OVERHEAD):
+        if size == constants.CHUNK_SIZE and self._free:
+            self._used += size + OVERHEAD
+            return self._free.pop()
+        limit = constants.RING_CHUNKS * (constants.CHUNK_SIZE + OVERHEAD)
+        while self._free and self._used + len(self._free) * constants.CHUNK_SIZE + size + OVERHEAD > limit:
+            self._free.pop()  # memory that lies idle counts too
+        if self._used and self._used + size + OVERHEAD > limit:
             return None
         self._used += size + OVERHEAD
-        return self._free.pop() if size == constants.CHUNK_SIZE and self._free else memoryview(bytearray(size))
+        return memoryview(bytearray(size))
 
     def give_back(self, memories: list[memoryview]) -> None:
         """Take memory back for the next :meth:`take`."""

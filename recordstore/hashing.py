@@ -1,6 +1,5 @@
 """Threads that hash, and copy, while the thread of the caller talks to the database."""
 
-import contextlib
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from recordstore import constants
 from recordstore.digest import chunk_digest
 from recordstore.exceptions import StoreClosedError
 from recordstore.sources import Source
+from recordstore.tasks import offer
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -47,17 +47,12 @@ class HashPool:
 
     def submit(self, nbytes: int, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> "Pending[_T]":
         """Call ``function``, which works on ``nbytes`` bytes, now or in a thread."""
-        if nbytes >= INLINE_BYTES:
-            return self.start(function, *args, **kwargs)
-        return Done(function(*args, **kwargs))
+        work = self.offer(function, *args, **kwargs) if nbytes >= INLINE_BYTES else None
+        return Done(function(*args, **kwargs)) if work is None else work
 
-    def start(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> "Pending[_T]":
-        """Call ``function`` in a thread, whatever it works on."""
-        threads = self._threads()
-        # While the interpreter ends, saves in the background go on, and executors take no more work.
-        with contextlib.suppress(RuntimeError):
-            return threads.submit(function, *args, **kwargs)
-        return Done(function(*args, **kwargs))
+    def offer(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Future[_T] | None:
+        """Have a thread call ``function``; None where none can be started: saves go on while the interpreter ends."""
+        return offer(self._threads(), function, *args, **kwargs)
 
     def close(self) -> None:
         """Finish the work that was handed in and end the threads; nothing in a forked child, which has none of them."""

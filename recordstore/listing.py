@@ -40,10 +40,12 @@ class Proofs:
 
     def check(self, record: RecordRow, arrays: list[StoredArrayRow]) -> bool:
         """Return whether the arrays are those that were saved."""
+        if len(arrays) != record.array_count:
+            return False
         proven = (record.digest, arrays)
         if any(proven == known for known in list(self._proven)):
             return True
-        if len(arrays) != record.array_count or record_digest(_array_digests(arrays)) != record.digest:
+        if record_digest(_array_digests(arrays)) != record.digest:
             return False
         if len(arrays) <= PROOF_ARRAYS:
             self._proven.append((record.digest, arrays))

@@ -8,8 +8,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
+from functools import partial
 from itertools import groupby, islice
-from typing import Generic, NoReturn
+from typing import Generic
 
 from sqlalchemy.orm import Session
 
@@ -17,7 +19,7 @@ from recordstore.assembly import Assembly, T_co
 from recordstore.blobs import BlobRepository, ChunkPlace
 from recordstore.engine import Database
 from recordstore.exceptions import CorruptRecordError
-from recordstore.hashing import Done, HashPool, Pending
+from recordstore.hashing import HashPool
 from recordstore.listing import Listing, explain_missing
 from recordstore.repository import StoredArrayRow
 from recordstore.spans import Segment, chunk_count, spans
@@ -45,20 +47,36 @@ class Abandoned(Exception):  # noqa: N818 - a signal, not an error
     """Nobody wants the array any more."""
 
 
-class Budget:
-    """The memory of arrays on their way; the thread that made it never waits, as it is the one that frees it.
+class Traffic:
+    """The threads that are at work on the arrays of a pipeline, and the memory that these take.
 
-    Those who ask are served in the order of their turns, which is that in which arrays are yielded: one that came first
-    by chance would else hold what an earlier one waits for.
+    Those who ask for memory are served in the order of their turns, which is that in which arrays are yielded: one that
+    came first by chance would else hold what an earlier one waits for. The thread that made it never waits for memory,
+    as it is the one that frees it.
     """
 
     def __init__(self, room: int) -> None:
         self._room = room
         self._held = 0
         self._turn = 0
+        self._inside = 0
         self._ended = False
         self._owner = threading.get_ident()
         self._changed = threading.Condition()
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Work within the block, unless nobody wants the arrays any more."""
+        with self._changed:
+            if self._ended:
+                raise Abandoned
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
 
     def take(self, turn: int, nbytes: int) -> None:
         """Wait until all turns before have taken theirs, and there is room for so much or nothing else on its way."""
@@ -77,10 +95,18 @@ class Budget:
             self._changed.notify_all()
 
     def end(self) -> None:
-        """Let those who wait give up."""
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
+        """Let nobody begin any more, and wait for those who have: also those of whom an interrupt left no trace."""
+        interrupt = None
+        while not self._ended or self._inside:
+            try:
+                with self._changed:
+                    self._ended = True
+                    self._changed.notify_all()
+                    self._changed.wait_for(lambda: not self._inside)
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
 
     def _has_room(self, nbytes: int) -> bool:
         return not self._held or self._held + nbytes <= self._room
@@ -116,7 +142,7 @@ class Pipeline(Generic[T_co]):
         self._pool = pool
         self._listing = listing
         self._make = begin
-        self._budget = Budget(STAGED_BYTES if staged is None else staged)
+        self._traffic = Traffic(STAGED_BYTES if staged is None else staged)
         self._begun: dict[int, Future[Assembly[T_co]]] = {}
 
     def read(self, rows: list[StoredArrayRow]) -> Iterator[tuple[StoredArrayRow, T_co]]:
@@ -129,19 +155,23 @@ class Pipeline(Generic[T_co]):
         RecordNotFoundError
             The record was deleted meanwhile.
         """
-        pending: deque[tuple[Pending[None], list[Segment]]] = deque()
+        pending: deque[tuple[Future[None] | None, list[Segment]]] = deque()
         turn = 0
         try:
             for span, places in self._looked_up(rows):
                 self._begun |= {segment.row.position: Future() for segment in span if not segment.first}
                 begun = [self._begun[segment.row.position] for segment in span]
-                work = self._pool.start(self._read_span, span, places, begun, turn)
+                task = partial(self._read_span, span, places, begun, turn)
                 turn += not span[0].first
+                work = self._pool.offer(task)
+                if work is None:  # what this span waits for has to be done before
+                    yield from self._finished(pending, keep=0)
+                    task()
                 pending.append((work, span))
-                yield from self._finished(pending, keep=0 if isinstance(work, Done) else AHEAD)
+                yield from self._finished(pending, keep=AHEAD)
             yield from self._finished(pending, keep=0)
         finally:
-            self._stop(pending)
+            self._stop()
 
     def _looked_up(self, rows: list[StoredArrayRow]) -> Iterator[tuple[list[Segment], list[list[ChunkPlace]]]]:
         """Yield spans, and where the chunks of each segment lie."""
@@ -157,38 +187,46 @@ class Pipeline(Generic[T_co]):
         The chunks must have the bytes of the array: nothing is allocated on the word of a number.
         """
         rows = {segment.row.blob_id: segment.row for segment in segments}
-        start, last = segments[0].first, segments[-1].last if segments[0].is_part else MAX_INT
-        with self._database.read() as session:
-            blobs = BlobRepository(session)
-            found = blobs.places(rows, start, last)
-            for blob_id, row in rows.items():
-                places = found.get(blob_id, [])
-                size = len(places), sum(place.nbytes for place in places)
-                if segments[0].is_part:
-                    size = blobs.size(blob_id) if not start else (chunk_count(row), row.blob_nbytes)
-                if size != (chunk_count(row), row.blob_nbytes):
-                    self._explain(session, row)
-        return found
-
-    def _explain(self, session: Session, row: StoredArrayRow) -> NoReturn:
         try:
-            explain_missing(session, self._listing)
+            with self._database.read() as session:
+                if segments[0].is_part:
+                    return self._look_up_part(session, segments[0], segments[-1].last)
+                found = BlobRepository(session).places(rows, 0, MAX_INT)
+                for row in rows.values():
+                    places = found.get(row.blob_id, [])
+                    self._check_size(session, row, (len(places), sum(place.nbytes for place in places)))
+                return found
         except CorruptRecordError as error:
-            raise DamageError(row) from error
+            if len(rows) > 1:  # one by one, to find out which array it is
+                return {
+                    row.blob_id: self._look_up([Segment(row, 0, chunk_count(row))])[row.blob_id]
+                    for row in rows.values()
+                }
+            raise DamageError(segments[0].row) from error
+
+    def _look_up_part(self, session: Session, start: Segment, last: int) -> dict[int, list[ChunkPlace]]:
+        blobs = BlobRepository(session)
+        if not start.first:
+            self._check_size(session, start.row, blobs.size(start.row.blob_id))
+        return blobs.places([start.row.blob_id], start.first, last)
+
+    def _check_size(self, session: Session, row: StoredArrayRow, size: tuple[int, int]) -> None:
+        if size != (chunk_count(row), row.blob_nbytes):
+            explain_missing(session, self._listing)
 
     def _finished(
-        self, pending: deque[tuple[Pending[None], list[Segment]]], *, keep: int
+        self, pending: deque[tuple[Future[None] | None, list[Segment]]], *, keep: int
     ) -> Iterator[tuple[StoredArrayRow, T_co]]:
         """Wait for the first spans, and yield the arrays that end with them."""
         while len(pending) > keep:
-            work, span = pending[0]
-            work.result()
-            pending.popleft()
+            work, span = pending.popleft()
+            if work is not None:
+                work.result()
             for segment in span:
                 if segment.ends:
                     assembly = self._begun.pop(segment.row.position).result()
                     yield segment.row, self._finish(segment.row, assembly)
-                    self._budget.give(assembly.room)
+                    self._traffic.give(assembly.room)
 
     @staticmethod
     def _finish(row: StoredArrayRow, assembly: Assembly[T_co]) -> T_co:
@@ -199,12 +237,9 @@ class Pipeline(Generic[T_co]):
         finally:
             assembly.close()
 
-    def _stop(self, pending: deque[tuple[Pending[None], list[Segment]]]) -> None:
+    def _stop(self) -> None:
         """Wait for the threads, which then touch no memory any more, and let go of what they have begun."""
-        self._budget.end()
-        for work, _ in reversed(pending):  # one that has been started may wait only for one before it
-            if isinstance(work, Future) and not work.cancel():
-                work.exception()
+        self._traffic.end()
         for begun in self._begun.values():
             if begun.done() and begun.exception() is None:
                 begun.result().close()
@@ -213,13 +248,12 @@ class Pipeline(Generic[T_co]):
         self, span: list[Segment], places: list[list[ChunkPlace]], begun: list[Future[Assembly[T_co]]], turn: int
     ) -> None:
         try:
-            if not span[0].first:
-                self._begin(span, begun, turn)
-            # those that other threads have begun were handed to them before: this wait ends
-            assemblies = [future.result() for future in begun]
-            with self._database.read() as session:
-                for segment, found, assembly in zip(span, places, assemblies, strict=True):
-                    self._read_segment(session, segment, found, assembly)
+            with self._traffic.entered():
+                if not span[0].first:
+                    self._begin(span, begun, turn)
+                # those that other threads have begun were handed to them before: this wait ends
+                assemblies = [future.result() for future in begun]
+                self._read_segments(span, places, assemblies)
         except BaseException as error:
             for segment, future in zip(span, begun, strict=True):
                 if not segment.first and not future.done():
@@ -229,23 +263,32 @@ class Pipeline(Generic[T_co]):
     def _begin(self, span: list[Segment], begun: list[Future[Assembly[T_co]]], turn: int) -> None:
         """Make the places for the arrays of a span, all of which begin with it."""
         made = [self._make(segment.row) for segment in span]
-        self._budget.take(turn, sum(assembly.room for assembly in made))
+        self._traffic.take(turn, sum(assembly.room for assembly in made))
         for future, assembly in zip(begun, made, strict=True):
             assembly.begin()
             future.set_result(assembly)
+
+    def _read_segments(
+        self, span: list[Segment], places: list[list[ChunkPlace]], assemblies: list[Assembly[T_co]]
+    ) -> None:
+        row = span[0].row
+        try:
+            with self._database.read() as session:
+                for segment, found, assembly in zip(span, places, assemblies, strict=True):
+                    row = segment.row
+                    self._read_segment(session, segment, found, assembly)
+        except CorruptRecordError as error:
+            raise DamageError(row) from error
 
     def _read_segment(
         self, session: Session, segment: Segment, places: list[ChunkPlace], assembly: Assembly[T_co]
     ) -> None:
         if [place.seq for place in places] != list(range(segment.first, segment.last)):
-            self._explain(session, segment.row)
+            explain_missing(session, self._listing)
         for place, data in BlobRepository(session).read(places):
             if data is None:
-                self._explain(session, segment.row)
-            try:
-                assembly.add(place.seq, data, place.digest)
-            except CorruptRecordError as error:
-                raise DamageError(segment.row) from error
+                explain_missing(session, self._listing)
+            assembly.add(place.seq, data, place.digest)
 
 
 def _between(places: list[ChunkPlace], first: int, last: int) -> list[ChunkPlace]:

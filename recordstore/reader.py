@@ -18,7 +18,7 @@ from recordstore.array import Array
 from recordstore.assembly import Assembly, BytesAssembly, Placement, T_co, check_blob
 from recordstore.blobs import BlobRepository, StoredChunk
 from recordstore.copying import copy_bytes
-from recordstore.destinations import Destination
+from recordstore.destinations import Destination, apart
 from recordstore.digest import blob_digest, chunk_digest
 from recordstore.engine import Database
 from recordstore.exceptions import CorruptRecordError, InvalidValueError, RecordStoreError
@@ -58,7 +58,10 @@ class Reader:
             digests = blobs.digests(row.blob_id)
             if blob_digest(row.blob_nbytes, digests) != row.blob_digest:
                 explain_missing(session, listing)
-            for place, chunk in blobs.read(blobs.places([row.blob_id], first, last).get(row.blob_id, [])):
+            places = blobs.places([row.blob_id], first, last).get(row.blob_id, [])
+            if [place.seq for place in places] != list(range(first, last)):
+                explain_missing(session, listing)
+            for place, chunk in blobs.read(places):
                 if chunk is None or chunk_digest(chunk) != digests[place.seq]:
                     raise CorruptRecordError(f"chunk {place.seq} does not hold the bytes that were saved")
                 data += chunk
@@ -81,11 +84,10 @@ class Reader:
             file = _file(row, places[row.name])
             if file is None:
                 return BytesAssembly(row)
-            begun.append(row.name)
-            return Placement(row, *file)
+            return Placement(row, *file, begun.append)
 
         small, large = split(listing.arrays)
-        others = []
+        large, others = apart([(row, places[row.name].bounds()) for row in large])
         for row, data in chain(self._small(listing, small), self._large(listing, large, begin)):
             if isinstance(data, bytes):
                 begun.append(row.name)
@@ -94,6 +96,7 @@ class Reader:
                 others.append(row)
             del data  # before the next array is made
         for row, data in self._large(listing, others, BytesAssembly):
+            begun.append(row.name)
             _put(listing, row, data, places[row.name])
             del data
 

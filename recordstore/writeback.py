@@ -43,10 +43,12 @@ def early_writeback(connection: sqlite3.Connection, path: str | None, nbytes: in
         yield
         return
     ended = threading.Event()
-    thread = threading.Thread(target=_write_back, args=(begin, descriptor, ended), name="recordstore-writeback")
-    with suppress(RuntimeError):  # while the interpreter ends, no thread can be started
-        thread.start()
+    thread = threading.Thread(
+        target=_write_back, args=(begin, descriptor, ended), name="recordstore-writeback", daemon=True
+    )
     try:
+        with suppress(RuntimeError):  # while the interpreter ends, no thread can be started
+            thread.start()
         yield
     finally:
         ended.set()

@@ -12,8 +12,8 @@ import recordstore
 
 PACKAGE = Path(recordstore.__file__).parent
 
-VALUES = {"array", "arrayrecord", "npy", "tensor", "typeddict"}
-LEAVES = {"exceptions", "constants", "pages", "copying"}
+VALUES = {"copying", "array", "arrayrecord", "npy", "tensor", "typeddict"}
+LEAVES = {"exceptions", "constants", "pages", "tasks"}
 STORE = {"store", "loading", "rounds", "catalog", "handle"}
 ENTRANCES = {"__init__", "__main__"}
 

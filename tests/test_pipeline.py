@@ -1,8 +1,11 @@
 """Large arrays, read by several threads: bounded memory, no thread that goes on, and the first damage is told."""
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,9 @@ import pytest
 
 from recordstore import Array, CorruptRecordError, RecordNotFoundError, RecordStore, blobs, pipeline
 from recordstore.assembly import BytesAssembly
+from recordstore.destinations import ArrayDestination, apart
+from recordstore.feed import Ring
+from recordstore.hashing import HashPool
 from recordstore.listing import Listing, open_record
 from recordstore.refs import parse_ref
 
@@ -82,7 +88,7 @@ def test_arrays_that_are_read_whole_on_their_way_take_bounded_memory(
 ) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     held, peaks, lock = [0], [], threading.Lock()
-    begin, finish = BytesAssembly.begin, pipeline.Budget.give
+    begin, finish = BytesAssembly.begin, pipeline.Traffic.give
 
     def begun(assembly: BytesAssembly) -> None:
         with lock:
@@ -90,13 +96,13 @@ def test_arrays_that_are_read_whole_on_their_way_take_bounded_memory(
             peaks.append(held[0])
         begin(assembly)
 
-    def given(budget: pipeline.Budget, nbytes: int) -> None:
+    def given(traffic: pipeline.Traffic, nbytes: int) -> None:
         with lock:
             held[0] -= nbytes
-        finish(budget, nbytes)
+        finish(traffic, nbytes)
 
     monkeypatch.setattr(BytesAssembly, "begin", begun)
-    monkeypatch.setattr(pipeline.Budget, "give", given)
+    monkeypatch.setattr(pipeline.Traffic, "give", given)
     monkeypatch.setattr("recordstore.pipeline.STAGED_BYTES", 8000)
     arrays = {f"{number}": np.frombuffer(noise(size // 8 * 8), np.uint64) for number, size in enumerate(SIZES * 3)}
     record_id = saved.save(arrays)
@@ -202,3 +208,178 @@ def test_few_proofs_are_remembered(saved: RecordStore, monkeypatch: pytest.Monke
     before = list(saved._proofs._proven)
     saved.load(saved.save([np.zeros(3), np.ones(3)]))
     assert list(saved._proofs._proven) == before
+
+
+def test_after_an_interrupt_no_thread_writes_to_the_target(
+    saved: RecordStore, monkeypatch: pytest.MonkeyPatch, slow: list[int]
+) -> None:
+    """Ctrl-C may come once the work is in the queue, and before anybody has noted it."""
+    arrays = {f"{number}": np.frombuffer(noise(size // 8 * 8, 1), np.uint64) for number, size in enumerate(SIZES)}
+    record_id = saved.save(arrays)
+    target = {name: np.zeros_like(array) for name, array in arrays.items()}
+    real, calls = HashPool.offer, []
+
+    def offer(pool: HashPool, *args: Any) -> Any:
+        work = real(pool, *args)
+        calls.append(work)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return work
+
+    monkeypatch.setattr(HashPool, "offer", offer)
+    with pytest.raises(KeyboardInterrupt):
+        saved.load_into(record_id, target)
+    after = {name: array.copy() for name, array in target.items()}
+    for work in calls:
+        work.exception(timeout=30)
+    time.sleep(0.05)
+    assert all((target[name] == array).all() for name, array in after.items())
+
+
+def test_a_second_interrupt_does_not_end_the_wait_for_the_threads() -> None:
+    traffic = pipeline.Traffic(100)
+    inside, leave, interrupts = threading.Event(), threading.Event(), iter([KeyboardInterrupt])
+
+    def work() -> None:
+        with traffic.entered():
+            inside.set()
+            leave.wait(30)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    inside.wait(30)
+    real = traffic._changed.wait_for
+
+    def wait_for(condition: Callable[[], bool]) -> bool:
+        for error in interrupts:
+            raise error
+        leave.set()
+        return real(condition)
+
+    traffic._changed.wait_for = wait_for  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        traffic.end()
+    assert traffic._inside == 0
+    thread.join()
+    with pytest.raises(pipeline.Abandoned), traffic.entered():
+        pass
+
+
+def test_what_no_thread_could_be_started_for_is_done_once(
+    saved: RecordStore, record: dict[str, Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The executor puts work into its queue before it finds out; a thread that comes later must not do it again."""
+    saved.close()
+    refusals = iter([RuntimeError("can't start new thread")] * 3)
+    real = ThreadPoolExecutor._adjust_thread_count
+
+    def adjust(executor: ThreadPoolExecutor) -> None:
+        for error in refusals:
+            raise error
+        real(executor)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "_adjust_thread_count", adjust)
+    counts: dict[int, int] = {}
+    plain = blobs._read
+
+    def read(raw: Any, place: Any) -> bytes | None:
+        counts[place.id] = counts.get(place.id, 0) + 1
+        return plain(raw, place)
+
+    monkeypatch.setattr(blobs, "_read", read)
+    with RecordStore(saved._database.target.path) as store:
+        assert list(store.load(1).items()) == list(record.items())
+    assert set(counts.values()) == {1}
+
+
+def test_a_page_that_sqlite_finds_broken_is_damage_of_its_array(path: Path) -> None:
+    """Later saves must not share the blob, which nobody can read."""
+    data = {"a": Array("t", [1], "raw", noise(400_000)), "b": Array("t", [1], "raw", noise(5000))}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("recordstore.constants.CHUNK_SIZE", 200_000)
+        with RecordStore(path) as store:
+            store.save(data)
+        raw = bytearray(path.read_bytes())
+        page = raw.index(data["a"].data[100_000:100_064]) // 32768 * 32768
+        raw[page : page + 4] = (2**31 - 1).to_bytes(4, "big")  # where the next page of the chunk lies
+        path.write_bytes(raw)
+        with RecordStore(path) as store:
+            with pytest.raises(CorruptRecordError, match="record 1, array 'a'"):
+                store.load(1)
+            assert store.load(store.save(data))["a"] == data["a"]
+
+
+def test_of_places_that_share_memory_the_last_array_wins(saved: RecordStore) -> None:
+    one, two = np.full(64_000, 1, np.uint8), np.full(64_000, 2, np.uint8)
+    record_id = saved.save({"a": one, "b": two, "c": one})
+    memory, other = np.zeros(64_000, np.uint8), np.zeros(64_000, np.uint8)
+    for _ in range(20):
+        saved.load_into(record_id, {"a": memory, "b": memory, "c": other})
+        assert (memory == 2).all()
+        assert (other == 1).all()
+
+
+def test_which_places_share_memory() -> None:
+    block = np.zeros((10, 10))
+    views = [block[:5], block[5:], block[4:6], np.zeros(3), block[::-1, ::-1][:2], np.zeros((0, 3)), block[9:9]]
+    bounds = [ArrayDestination(view).bounds() for view in views]
+    assert apart(list(zip("abcdefg", bounds, strict=True))) == (["d", "f", "g"], ["a", "b", "c", "e"])
+
+
+@pytest.mark.parametrize("change", ["seq = 500 WHERE seq = 2", "seq = seq + 100", "seq = seq - 1"])
+def test_rows_of_an_array_whose_chunks_are_numbered_otherwise_are_damage(
+    saved: RecordStore, query: Query, change: str
+) -> None:
+    array = np.arange(8000).reshape(-1, 8)
+    record_id = saved.save({"a": array})
+    stored = saved.open(record_id)["a"]
+    assert (stored[-5:] == array[-5:]).all()
+    query("DELETE FROM chunk WHERE blob_id != (SELECT max(id) FROM blob)")
+    query(f"UPDATE chunk SET {change}" if "WHERE" in change else f"UPDATE chunk SET {change} WHERE seq < 1000")
+    with pytest.raises(CorruptRecordError, match="array 'a'"):
+        stored[32:40]
+
+
+def test_memory_of_the_ring_that_lies_idle_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recordstore.constants.CHUNK_SIZE", 100_000)
+    monkeypatch.setattr("recordstore.constants.RING_CHUNKS", 4)
+    ring = Ring()
+    full = [ring.take(100_000) for _ in range(4)]
+    assert None not in full
+    assert ring.take(100_000) is None
+    ring.give_back(full)
+    parts = []
+    while (part := ring.take(60_000)) is not None:
+        parts.append(part)
+        assert sum(map(len, parts)) + sum(map(len, ring._free)) <= 4 * 102_048
+    assert len(parts) == 6
+
+
+EXIT = """
+import sys, threading, time
+import numpy as np
+from recordstore import RecordStore, blobs, constants, spans
+constants.CHUNK_SIZE, spans.SPAN_CHUNKS = 1000, 4
+real = blobs._read
+blobs._read = lambda *args: (time.sleep(0.002), real(*args))[1]
+arrays = {str(n): np.arange(n, n + 4000, dtype=np.int64) for n in range(8)}
+import recordstore.pipeline
+recordstore.pipeline.STAGED_BYTES = 1
+store = RecordStore(sys.argv[1])
+store.save(arrays)
+target = {name: np.zeros((4000, 2), np.int64)[:, 0] for name in arrays}
+def load():
+    try:
+        store.load_into(1, target)
+        print(all((target[name] == arrays[name]).all() for name in arrays))
+    except Exception as error:
+        print(type(error).__name__)
+threading.Thread(target=load).start()
+time.sleep(0.03)
+"""
+
+
+def test_a_load_that_is_under_way_when_the_interpreter_ends_comes_to_an_end(path: Path) -> None:
+    command = [sys.executable, "-c", EXIT, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout.strip() == "True", done.stderr

@@ -296,7 +296,7 @@ def test_a_kill_before_any_statement_shows_the_checkpoint_and_its_history_or_nei
             outcomes[outcome] += 1
     print(f"\nkilled before each of {number} statements; visible: {dict(outcomes)}")
     assert outcome == "all"
-    assert outcomes["nothing"] > 40
+    assert outcomes["nothing"] > 30
     assert outcomes["all"] >= 1
 
 
