@@ -30,6 +30,7 @@ from digitsapp import server_app
 from flwr.app import Message, MessageType
 from flwr.serverapp.strategy import Result, Strategy
 from local_grid import LocalGrid, read_run_config, run_app
+from report import file_system
 
 from recordstore import RecordStore
 from recordstore.flower import Checkpointer
@@ -89,15 +90,6 @@ def run(folder: Path, rounds: int, checkpointer: type) -> list[float]:
     with contextlib.redirect_stdout(None):
         run_app(grid, run_config)
     return [end - begin for begin, end in zip(grid.began, grid.began[1:], strict=False)]
-
-
-def file_system(folder: Path) -> str:
-    """Return the type of the file system that a folder is in, as far as Linux tells."""
-    mounts = Path("/proc/self/mounts")
-    if not mounts.exists():
-        return platform.system()
-    found = [line.split()[1:3] for line in mounts.read_text(encoding="utf-8").splitlines()]
-    return max((len(point), kind) for point, kind in found if folder.resolve().is_relative_to(point))[1]
 
 
 def describe(folder: Path) -> str:

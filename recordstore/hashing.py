@@ -4,7 +4,6 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain, repeat
 from typing import Generic, ParamSpec, TypeVar
 
 from recordstore import constants
@@ -75,7 +74,7 @@ class HashPool:
 
 def hash_views(views: Sequence[memoryview], known: bytes = b"") -> list[bytes]:
     """Return the digests of chunks; that of the first one may be known already."""
-    return [known or chunk_digest(view) for known, view in zip(chain([known], repeat(b"")), views, strict=False)]
+    return [known, *map(chunk_digest, views[1:])] if known else list(map(chunk_digest, views))
 
 
 def copy_and_hash(source: Source, start: int, into: Sequence[memoryview]) -> list[bytes]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from in_background import little_room
 from sqlalchemy import event
 
 from recordstore import (
@@ -36,18 +37,6 @@ def locked(path: Path, *statements: str) -> Iterator[None]:
             other.execute(statement).fetchall()
         yield
         other.execute("ROLLBACK")
-
-
-@contextmanager
-def little_room(store: RecordStore, pages: int) -> Iterator[None]:
-    """Let the database grow by a few pages only, as the quota of SQLite does."""
-    with store._database._writers.connect() as connection:
-        count = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
-        limit = connection.exec_driver_sql("PRAGMA max_page_count").scalar_one()
-        connection.exec_driver_sql(f"PRAGMA max_page_count={count + pages}")
-    yield
-    with store._database._writers.connect() as connection:
-        connection.exec_driver_sql(f"PRAGMA max_page_count={limit}")
 
 
 @pytest.fixture
