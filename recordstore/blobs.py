@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
 from sqlalchemy import Connection, bindparam, exists, func, insert, select, update
-from sqlalchemy.orm import Session
 
 from recordstore import constants
 from recordstore.exceptions import CorruptRecordError
@@ -18,9 +17,6 @@ def literal(value: str) -> Any:
     """Return a text as part of the SQL: SQLite uses a partial index only where the query spells its condition out."""
     return bindparam(None, value, literal_execute=True)
 
-
-NO_SYNC = {"synchronize_session": False}
-"""Execution options of bulk statements in sessions that hold no object they could concern."""
 
 IN_PLACE_BYTES = 64 * 1024
 """Chunks from here on are written in place, which saves two copies of each: 0.6 of the time of an insert."""
@@ -94,14 +90,14 @@ class ChunkPlace(NamedTuple):
 
 
 class BlobRepository:
-    """Blobs and their chunks, within the transaction of a session."""
+    """Blobs and their chunks, within the transaction of a connection."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
     def known_heads(self, heads: Collection[tuple[int, bytes]]) -> set[tuple[int, bytes]]:
         """Return those of the given lengths and first chunk digests that a readable blob has."""
-        found = self._session.execute(
+        found = self._connection.execute(
             select(BlobRow.nbytes, BlobRow.head).where(
                 BlobRow.nbytes.in_({nbytes for nbytes, _ in heads}),
                 BlobRow.head.in_({head for _, head in heads}),
@@ -114,7 +110,7 @@ class BlobRepository:
         """Return the ids of the readable blobs with these digests."""
         if not digests:
             return {}
-        found = self._session.connection().execute(_READY_WITH_DIGESTS, {"digests": digests})
+        found = self._connection.execute(_READY_WITH_DIGESTS, {"digests": digests})
         return {digest: id_ for digest, id_ in found if digest is not None}
 
     def add(self, blobs: Sequence[tuple[int, bytes, bytes | None]]) -> Sequence[int]:
@@ -130,7 +126,7 @@ class BlobRepository:
         ]
         # The order of the returned ids says nothing, but rows that are equal may be taken for each other.
         ids: dict[tuple[int, bytes, bytes | None], list[int]] = {}
-        for nbytes, head, digest, id_ in self._session.connection().execute(_INSERT_BLOBS, rows):
+        for nbytes, head, digest, id_ in self._connection.execute(_INSERT_BLOBS, rows):
             ids.setdefault((nbytes, head, digest), []).append(id_)
         return [ids[blob].pop() for blob in blobs]
 
@@ -142,22 +138,21 @@ class BlobRepository:
             if len(data) < IN_PLACE_BYTES
         ]
         if small:
-            self._session.connection().execute(_INSERT_CHUNKS, small)
+            self._connection.execute(_INSERT_CHUNKS, small)
         large = [chunk for chunk in chunks if len(chunk[3]) >= IN_PLACE_BYTES]
         if large:
             self._write_in_place(large)
 
     def _write_in_place(self, chunks: Sequence[tuple[int, int, bytes, memoryview]]) -> None:
         """Insert chunks of zeros, and copy the bytes to where these lie in the page cache."""
-        connection = self._session.connection()
-        connection.execute(
+        self._connection.execute(
             _INSERT_ZEROS,
             [
                 {"blob_id": blob_id, "seq": seq, "nbytes": len(data), "digest": digest, "zeros": len(data)}
                 for blob_id, seq, digest, data in chunks
             ],
         )
-        with driver(connection) as raw:
+        with driver(self._connection) as raw:
             (last,) = raw.execute("SELECT last_insert_rowid()").fetchone()
             # ids of an AUTOINCREMENT table follow each other: nobody else can write meanwhile
             for id_, (_, _, _, data) in enumerate(chunks, last - len(chunks) + 1):
@@ -166,29 +161,28 @@ class BlobRepository:
 
     def make_ready(self, blob_id: int, digest: bytes) -> None:
         """Let other arrays share a blob, all of whose chunks are there."""
-        self._session.connection().execute(_MAKE_READY, {"blob": blob_id, "known": digest})
+        self._connection.execute(_MAKE_READY, {"blob": blob_id, "known": digest})
 
     def kill(self, blob_id: int) -> None:
         """Give up a blob that an equal one replaces; the sweep removes its chunks."""
-        self._session.execute(update(BlobRow).where(BlobRow.id == blob_id).values(state=DEAD, digest=None))
+        self._connection.execute(update(BlobRow).where(BlobRow.id == blob_id).values(state=DEAD, digest=None))
 
     def mark_damaged(self, blob_id: int) -> None:
         """Keep later saves from sharing a blob whose bytes are not those that were saved."""
-        self._session.execute(
+        self._connection.execute(
             update(BlobRow).where(BlobRow.id == blob_id, BlobRow.state == literal(READY)).values(state=DAMAGED)
         )
 
     def kill_orphans(self, blob_ids: Collection[int]) -> None:
         """Mark those of the blobs as dead that no array points at any more."""
         used = exists().where(ArrayRow.blob_id == BlobRow.id)
-        self._session.execute(
-            update(BlobRow).where(BlobRow.id.in_(blob_ids), ~used).values(state=DEAD), execution_options=NO_SYNC
-        )
+        self._connection.execute(update(BlobRow).where(BlobRow.id.in_(blob_ids), ~used).values(state=DEAD))
 
     def orphans(self, limit: int) -> Sequence[int]:
         """Return ids of blobs that are not dead though no array points at them."""
         used = exists().where(ArrayRow.blob_id == BlobRow.id)
-        return self._session.scalars(select(BlobRow.id).where(BlobRow.state != literal(DEAD), ~used).limit(limit)).all()
+        query = select(BlobRow.id).where(BlobRow.state != literal(DEAD), ~used)
+        return self._connection.scalars(query.limit(limit)).all()
 
     def size(self, blob_id: int) -> tuple[int, int]:
         """Return the number of chunks of a blob, and the bytes they really hold.
@@ -196,17 +190,17 @@ class BlobRepository:
         ``length`` of a blob column reads the head of the row, not the value.
         """
         query = select(func.count(), func.coalesce(func.sum(func.length(ChunkRow.data)), 0))
-        count, nbytes = self._session.execute(query.where(ChunkRow.blob_id == blob_id)).one()
+        count, nbytes = self._connection.execute(query.where(ChunkRow.blob_id == blob_id)).one()
         return count, nbytes
 
-    def digests(self, blob_id: int) -> list[bytes]:
+    def digests(self, blob_id: int) -> Sequence[bytes]:
         """Return the digests of all chunks of a blob, in order."""
-        rows = self._session.execute(select(ChunkRow.digest).where(ChunkRow.blob_id == blob_id).order_by(ChunkRow.seq))
-        return [digest for (digest,) in rows]
+        query = select(ChunkRow.digest).where(ChunkRow.blob_id == blob_id).order_by(ChunkRow.seq)
+        return self._connection.scalars(query).all()
 
     def places(self, blob_ids: Collection[int], first: int, last: int) -> dict[int, list[ChunkPlace]]:
         """Return where the chunks ``first`` to ``last - 1`` of blobs lie, in order; their bytes are not read."""
-        found = self._session.connection().execute(_PLACES, {"blobs": blob_ids, "first": first, "last": last})
+        found = self._connection.execute(_PLACES, {"blobs": blob_ids, "first": first, "last": last})
         places: dict[int, list[ChunkPlace]] = {}
         for blob_id, *fields in found:
             places.setdefault(blob_id, []).append(ChunkPlace(*fields))
@@ -217,7 +211,7 @@ class BlobRepository:
 
         A SELECT copies them once more, and that with the GIL: two threads then read 0.7 times as fast.
         """
-        with driver(self._session.connection()) as raw:
+        with driver(self._connection) as raw:
             for place in places:
                 yield place, _read(raw, place)
 
@@ -227,7 +221,7 @@ class BlobRepository:
         Many rows of a megabyte at once are three to four times slower: each needs fresh memory. Core, unlike the ORM,
         fetches no row before it is asked for.
         """
-        for row in self._session.connection().execute(_CHUNKS, {"blobs": blob_ids}):
+        for row in self._connection.execute(_CHUNKS, {"blobs": blob_ids}):
             chunk = StoredChunk(*row)
             if not isinstance(chunk.data, bytes):
                 raise CorruptRecordError(f"chunk {chunk.seq} holds no bytes")

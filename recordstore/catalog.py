@@ -49,8 +49,8 @@ class Catalog(StoreHandle):
         """
         self._check_usable()
         parsed = parse_ref(ref)
-        with self._database.read() as session:
-            records = RecordRepository(session)
+        with self._database.read() as connection:
+            records = RecordRepository(connection)
             return records.infos([records.find(parsed)])[0]
 
     def records(
@@ -87,8 +87,8 @@ class Catalog(StoreHandle):
         """
         self._check_usable()
         name = check_run(run)
-        with self._database.read() as session:
-            records = RecordRepository(session)
+        with self._database.read() as connection:
+            records = RecordRepository(connection)
             row = records.latest(name)
             return None if row is None else records.infos([row])[0]
 
@@ -110,8 +110,8 @@ class Catalog(StoreHandle):
         self._check_usable()
         name, of_run = check_text("metric", metric), check_run(run)
         maximum = check_choice("mode", mode, "max", "min") == "max"
-        with self._database.read() as session:
-            records = RecordRepository(session)
+        with self._database.read() as connection:
+            records = RecordRepository(connection)
             row = records.best(name, maximum=maximum, run=of_run)
             return None if row is None else records.infos([row])[0]
 
@@ -128,8 +128,8 @@ class Catalog(StoreHandle):
         [RunInfo(run='mnist', records=1, last_round=3)]
         """
         self._check_usable()
-        with self._database.read() as session:
-            return RecordRepository(session).runs()
+        with self._database.read() as connection:
+            return RecordRepository(connection).runs()
 
     def tag(self, ref: int | str | RecordInfo, name: str) -> None:
         """Give a record a tag; within the run of the record, another one that has it loses it.
@@ -147,7 +147,7 @@ class Catalog(StoreHandle):
         self._check_writable()
         parsed, tag = parse_ref(ref), check_tag(name)
         with self._database.write() as session:
-            row = RecordRepository(session).find(parsed)
+            row = RecordRepository(session.connection()).find(parsed)
             DraftRepository(session).set_tag(row.id, row.run, tag)
 
     def untag(self, ref: int | str | RecordInfo, name: str) -> None:
@@ -171,14 +171,14 @@ class Catalog(StoreHandle):
         self._check_writable()
         parsed, tag = parse_ref(ref), check_tag(name)
         with self._database.write() as session:
-            row = RecordRepository(session).find(parsed)
+            row = RecordRepository(session.connection()).find(parsed)
             if not DraftRepository(session).remove_tag(row.id, row.run, tag):
                 raise RecordNotFoundError(f"record {row.id} does not have the tag {tag!r}")
 
     def __len__(self) -> int:
         self._check_usable()
-        with self._database.read() as session:
-            return RecordRepository(session).count()
+        with self._database.read() as connection:
+            return RecordRepository(connection).count()
 
     def __bool__(self) -> bool:
         return True  # an empty store is a store: ``store or default`` must not drop it
@@ -187,8 +187,8 @@ class Catalog(StoreHandle):
         self._check_usable()
         try:
             parsed = parse_ref(ref)
-            with self._database.read() as session:
-                RecordRepository(session).find(parsed)
+            with self._database.read() as connection:
+                RecordRepository(connection).find(parsed)
         except RecordNotFoundError:
             return False
         return True
@@ -200,8 +200,8 @@ class Catalog(StoreHandle):
     def _ids(self) -> Iterator[int]:
         after = 0
         while True:
-            with self._database.read() as session:
-                ids = RecordRepository(session).ids(after=after, limit=ID_PAGE)
+            with self._database.read() as connection:
+                ids = RecordRepository(connection).ids(after=after, limit=ID_PAGE)
             for id_ in ids:
                 self._check_usable()
                 yield id_
@@ -213,8 +213,8 @@ class Catalog(StoreHandle):
         after = None
         while limit is None or limit > 0:
             size = PAGE if limit is None else min(PAGE, limit)
-            with self._database.read() as session:
-                records = RecordRepository(session)
+            with self._database.read() as connection:
+                records = RecordRepository(connection)
                 infos = records.infos(records.page(run, after=after, newest_first=newest_first, limit=size))
             for info in infos:
                 self._check_usable()

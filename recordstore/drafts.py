@@ -194,7 +194,7 @@ class DraftRepository:
         for tag in draft.tags:
             self.set_tag(record_id, draft.run, tag)
         if draft.run is not None:
-            history = HistoryRepository(self._session)
+            history = HistoryRepository(self._session.connection())
             if draft.forget_after is not None:
                 history.forget(draft.run, after=draft.forget_after)
             history.add(draft.run, draft.history)

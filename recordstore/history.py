@@ -2,10 +2,8 @@
 
 from collections.abc import Iterable
 
-from sqlalchemy import bindparam, delete, insert, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, bindparam, delete, insert, select
 
-from recordstore.blobs import NO_SYNC
 from recordstore.exceptions import CorruptRecordError
 from recordstore.info import HistoryEntry
 from recordstore.orm import HistoryRow
@@ -25,10 +23,10 @@ _DELETE = delete(HistoryRow.__table__).where(  # type: ignore[arg-type]
 
 
 class HistoryRepository:
-    """What was reported of rounds, within the transaction of a session, which it never commits."""
+    """What was reported of rounds, within the transaction of a connection, which it never commits."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
     def add(self, run: str, entries: Iterable[HistoryText]) -> None:
         """Write entries; one of the same round and source is replaced: the round was done again."""
@@ -36,14 +34,13 @@ class HistoryRepository:
         rows = [{"run": run, "round": key[0], "source": key[1], "values": values} for key, values in newest.items()]
         if not rows:
             return
-        connection = self._session.connection()
-        connection.execute(_DELETE, [{f"old_{name}": row[name] for name in _KEY} for row in rows])
-        connection.execute(insert(HistoryRow.__table__), rows)  # type: ignore[arg-type]
+        self._connection.execute(_DELETE, [{f"old_{name}": row[name] for name in _KEY} for row in rows])
+        self._connection.execute(insert(HistoryRow.__table__), rows)  # type: ignore[arg-type]
 
     def text(self, run: str, round_: int, source: str) -> str | None:
         """Return the text of one entry, None if there is none."""
         mine = (HistoryRow.run == run, HistoryRow.round == round_, HistoryRow.source == source)
-        return self._session.scalar(select(HistoryRow.values).where(*mine))
+        return self._connection.scalar(select(HistoryRow.values).where(*mine))
 
     def of(self, run: str, source: str | None) -> list[HistoryEntry]:
         """Return the entries of a run by round and source.
@@ -56,13 +53,13 @@ class HistoryRepository:
         query = select(HistoryRow.round, HistoryRow.source, HistoryRow.values).where(HistoryRow.run == run)
         if source is not None:
             query = query.where(HistoryRow.source == source)
-        rows = self._session.execute(query.order_by(HistoryRow.round, HistoryRow.source))
+        rows = self._connection.execute(query.order_by(HistoryRow.round, HistoryRow.source))
         return [_entry(run, *row) for row in rows]
 
     def forget(self, run: str, *, after: int) -> None:
         """Remove what is there of later rounds than ``after``, but for the privacy budget: that stays spent."""
         stale = delete(HistoryRow).where(HistoryRow.run == run, HistoryRow.round > after, HistoryRow.source != PRIVACY)
-        self._session.execute(stale, execution_options=NO_SYNC)
+        self._connection.execute(stale)
 
 
 def _entry(run: str, round_: object, source: object, text: str) -> HistoryEntry:

@@ -3,16 +3,15 @@
 from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection
 
 from recordstore.digest import array_digest, checkpoint_digest, record_digest
 from recordstore.engine import Database
 from recordstore.exceptions import ArrayNotFoundError, CorruptRecordError, RecordNotFoundError
-from recordstore.orm import RecordRow
 from recordstore.refs import Ref
-from recordstore.repository import RecordRepository, StoredArrayRow
+from recordstore.repository import RecordHead, RecordRepository, StoredArrayRow, check_arrays
 
 PROOFS = 4
 """Lists of arrays that are remembered."""
@@ -30,26 +29,31 @@ class Listing:
 
 
 class Proofs:
-    """The lists of arrays that were proven last: rows that have not changed since need no digests again.
+    """The lists of arrays that were proven last: rows that have not changed since need no checks again.
 
-    They are half of the time until a small array of an open store is there.
+    These are half of the time until a small array of an open store is there.
     """
 
     def __init__(self) -> None:
         self._proven: deque[tuple[bytes, list[StoredArrayRow]]] = deque(maxlen=PROOFS)
 
-    def check(self, record: RecordRow, arrays: list[StoredArrayRow]) -> bool:
-        """Return whether the arrays are those that were saved."""
-        if len(arrays) != record.array_count:
-            return False
-        proven = (record.digest, arrays)
-        if any(proven == known for known in list(self._proven)):
-            return True
-        if record_digest(_array_digests(arrays)) != record.digest:
-            return False
+    def check(self, record: RecordHead, rows: list[tuple[Any, ...]]) -> list[StoredArrayRow]:
+        """Return the arrays, if they are those that were saved.
+
+        Raises
+        ------
+        CorruptRecordError
+            They are not.
+        """
+        for digest, proven in list(self._proven):
+            if digest == record.digest and proven == rows and len(rows) == record.array_count:
+                return proven
+        arrays = check_arrays(record.id, rows)
+        if len(arrays) != record.array_count or record_digest(_array_digests(arrays)) != record.digest:
+            raise CorruptRecordError(f"the list of arrays of record {record.id} is not the one that was saved")
         if len(arrays) <= PROOF_ARRAYS:
             self._proven.append((record.digest, arrays))
-        return True
+        return arrays
 
 
 def open_record(database: Database, proofs: Proofs, ref: Ref, names: Collection[str] | None) -> Listing:
@@ -64,14 +68,15 @@ def open_record(database: Database, proofs: Proofs, ref: Ref, names: Collection[
     CorruptRecordError
         Names, types, shapes or the list of arrays are not those that were saved.
     """
-    with database.read() as session:
-        records = RecordRepository(session)
+    with database.read() as connection:
+        records = RecordRepository(connection)
         record = records.find(ref)
-        arrays = list(records.arrays(record.id))
-    chosen = [array for array in arrays if names is None or array.name in names]
-    if not proofs.check(record, arrays):
-        raise CorruptRecordError(f"the list of arrays of record {record.id} is not the one that was saved")
-    if missing := set(names or ()) - {array.name for array in chosen}:
+        rows = records.arrays(record.id)
+    arrays = proofs.check(record, rows)
+    if names is None:
+        return Listing(record.id, arrays)
+    chosen = [array for array in arrays if array.name in names]
+    if missing := set(names) - {array.name for array in chosen}:
         raise ArrayNotFoundError(
             f"record {record.id} has no array {min(missing)!r}; info({record.id}).names lists those it has"
         )
@@ -83,10 +88,11 @@ def open_checkpoint(database: Database, ref: Ref) -> tuple[str, Listing] | None:
 
     None for a record that is no checkpoint. Raises what :func:`open_record` raises.
     """
-    with database.read() as session:
-        records = RecordRepository(session)
+    with database.read() as connection:
+        records = RecordRepository(connection)
         record = records.find(ref)
-        text, arrays = record.checkpoint, list(records.arrays(record.id, parts=True))
+        text, rows = records.checkpoint(record.id), records.arrays(record.id, parts=True)
+    arrays = check_arrays(record.id, rows)
     if text is None and record.checkpoint_digest is None and not arrays:
         return None
     if (
@@ -98,9 +104,9 @@ def open_checkpoint(database: Database, ref: Ref) -> tuple[str, Listing] | None:
     return text, Listing(record.id, arrays)
 
 
-def explain_missing(session: Session, listing: Listing) -> NoReturn:
+def explain_missing(connection: Connection, listing: Listing) -> NoReturn:
     """Raise for chunks that are not there: in the same view of the database, the record is deleted or damaged."""
-    if not RecordRepository(session).is_ready(listing.record_id):
+    if not RecordRepository(connection).is_ready(listing.record_id):
         raise RecordNotFoundError(f"record {listing.record_id} was deleted while it was being read")
     raise CorruptRecordError("chunks are missing, or hold more bytes than were saved")
 

@@ -13,7 +13,7 @@ from functools import partial
 from itertools import groupby, islice
 from typing import Generic
 
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection
 
 from recordstore.assembly import Assembly, T_co
 from recordstore.blobs import BlobRepository, ChunkPlace
@@ -188,13 +188,13 @@ class Pipeline(Generic[T_co]):
         """
         rows = {segment.row.blob_id: segment.row for segment in segments}
         try:
-            with self._database.read() as session:
+            with self._database.read() as connection:
                 if segments[0].is_part:
-                    return self._look_up_part(session, segments[0], segments[-1].last)
-                found = BlobRepository(session).places(rows, 0, MAX_INT)
+                    return self._look_up_part(connection, segments[0], segments[-1].last)
+                found = BlobRepository(connection).places(rows, 0, MAX_INT)
                 for row in rows.values():
                     places = found.get(row.blob_id, [])
-                    self._check_size(session, row, (len(places), sum(place.nbytes for place in places)))
+                    self._check_size(connection, row, (len(places), sum(place.nbytes for place in places)))
                 return found
         except CorruptRecordError as error:
             if len(rows) > 1:  # one by one, to find out which array it is
@@ -204,15 +204,15 @@ class Pipeline(Generic[T_co]):
                 }
             raise DamageError(segments[0].row) from error
 
-    def _look_up_part(self, session: Session, start: Segment, last: int) -> dict[int, list[ChunkPlace]]:
-        blobs = BlobRepository(session)
+    def _look_up_part(self, connection: Connection, start: Segment, last: int) -> dict[int, list[ChunkPlace]]:
+        blobs = BlobRepository(connection)
         if not start.first:
-            self._check_size(session, start.row, blobs.size(start.row.blob_id))
+            self._check_size(connection, start.row, blobs.size(start.row.blob_id))
         return blobs.places([start.row.blob_id], start.first, last)
 
-    def _check_size(self, session: Session, row: StoredArrayRow, size: tuple[int, int]) -> None:
+    def _check_size(self, connection: Connection, row: StoredArrayRow, size: tuple[int, int]) -> None:
         if size != (chunk_count(row), row.blob_nbytes):
-            explain_missing(session, self._listing)
+            explain_missing(connection, self._listing)
 
     def _finished(
         self, pending: deque[tuple[Future[None] | None, list[Segment]]], *, keep: int
@@ -273,21 +273,21 @@ class Pipeline(Generic[T_co]):
     ) -> None:
         row = span[0].row
         try:
-            with self._database.read() as session:
+            with self._database.read() as connection:
                 for segment, found, assembly in zip(span, places, assemblies, strict=True):
                     row = segment.row
-                    self._read_segment(session, segment, found, assembly)
+                    self._read_segment(connection, segment, found, assembly)
         except CorruptRecordError as error:
             raise DamageError(row) from error
 
     def _read_segment(
-        self, session: Session, segment: Segment, places: list[ChunkPlace], assembly: Assembly[T_co]
+        self, connection: Connection, segment: Segment, places: list[ChunkPlace], assembly: Assembly[T_co]
     ) -> None:
         if [place.seq for place in places] != list(range(segment.first, segment.last)):
-            explain_missing(session, self._listing)
-        for place, data in BlobRepository(session).read(places):
+            explain_missing(connection, self._listing)
+        for place, data in BlobRepository(connection).read(places):
             if data is None:
-                explain_missing(session, self._listing)
+                explain_missing(connection, self._listing)
             assembly.add(place.seq, data, place.digest)
 
 

@@ -53,14 +53,14 @@ class Reader:
         size = constants.CHUNK_SIZE
         first, last = start // size, -(-stop // size)
         data = bytearray()
-        with self._marking(listing, row), self._database.read() as session:
-            blobs = BlobRepository(session)
+        with self._marking(listing, row), self._database.read() as connection:
+            blobs = BlobRepository(connection)
             digests = blobs.digests(row.blob_id)
             if blob_digest(row.blob_nbytes, digests) != row.blob_digest:
-                explain_missing(session, listing)
+                explain_missing(connection, listing)
             places = blobs.places([row.blob_id], first, last).get(row.blob_id, [])
             if [place.seq for place in places] != list(range(first, last)):
-                explain_missing(session, listing)
+                explain_missing(connection, listing)
             for place, chunk in blobs.read(places):
                 if chunk is None or chunk_digest(chunk) != digests[place.seq]:
                     raise CorruptRecordError(f"chunk {place.seq} does not hold the bytes that were saved")
@@ -134,14 +134,14 @@ class Reader:
         """Read arrays that are small together with one query."""
         expected = {row.blob_id: row.blob_nbytes for row in group}
         parts: dict[int, list[StoredChunk]] = {blob_id: [] for blob_id in expected}
-        with self._database.read() as session:
-            for chunk in BlobRepository(session).chunks(expected):
+        with self._database.read() as connection:
+            for chunk in BlobRepository(connection).chunks(expected):
                 parts[chunk.blob_id].append(chunk)
                 expected[chunk.blob_id] -= len(chunk.data)
                 if expected[chunk.blob_id] < 0:
                     raise CorruptRecordError(f"chunk {chunk.seq} holds more bytes than were saved")
             if any(expected.values()):
-                explain_missing(session, listing)
+                explain_missing(connection, listing)
         return {row.position: _join(row, parts[row.blob_id]) for row in group}
 
     @contextlib.contextmanager
@@ -155,7 +155,7 @@ class Reader:
         """Say which array is damaged, and keep later saves from sharing its bytes, if the store can be written to."""
         if not self._database.read_only:
             with contextlib.suppress(RecordStoreError), self._database.write() as session:
-                BlobRepository(session).mark_damaged(row.blob_id)
+                BlobRepository(session.connection()).mark_damaged(row.blob_id)
         raise CorruptRecordError(f"record {listing.record_id}, array {row.name!r}: {error}") from error
 
 

@@ -1,11 +1,10 @@
-"""The queries on records, their arrays, metrics and tags. A repository never commits: its session's owner does."""
+"""The queries on records, their arrays, metrics and tags. Repositories never commit: who began the transaction does."""
 
-from collections.abc import Iterator, Sequence
-from itertools import chain
-from typing import NamedTuple
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
 
-from sqlalchemy import Executable, bindparam, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, Executable, bindparam, func, select
 
 from recordstore.exceptions import AmbiguousReferenceError, CorruptRecordError, RecordNotFoundError
 from recordstore.info import RecordInfo, RunInfo
@@ -13,7 +12,17 @@ from recordstore.orm import READY, ArrayRow, BlobRow, MetricRow, RecordRow, TagR
 from recordstore.refs import ById, ByRound, ByTag, Latest, Ref
 
 # What each read needs, made once: the making of statements took a third of the time until a small array is there.
-_READY = select(RecordRow).where(RecordRow.state == READY)
+_READY = select(
+    RecordRow.id,
+    RecordRow.run,
+    RecordRow.round,
+    RecordRow.created_at,
+    RecordRow.metadata_,
+    RecordRow.array_count,
+    RecordRow.nbytes,
+    RecordRow.digest,
+    RecordRow.checkpoint_digest,
+).where(RecordRow.state == READY)
 _BY_ID = _READY.where(RecordRow.id == bindparam("id"))
 _BY_ROUND = _READY.where(RecordRow.run == bindparam("run"), RecordRow.round == bindparam("round"))
 _BY_TAG = _READY.join(TagRow, TagRow.record_id == RecordRow.id).where(
@@ -49,6 +58,20 @@ ROWS_AT_ONCE = 1000
 """Rows that are fetched together: one by one they take twice as long."""
 
 
+class RecordHead(NamedTuple):
+    """A record, as the database tells of it."""
+
+    id: int
+    run: str | None
+    round: int | None
+    created_at: datetime
+    metadata: Any
+    array_count: int
+    nbytes: int | None
+    digest: bytes | None
+    checkpoint_digest: bytes | None
+
+
 class StoredArrayRow(NamedTuple):
     """An array of a record, with its blob, as the database tells of it."""
 
@@ -68,13 +91,27 @@ _TYPES = (int, str, str, str, str, int, int, bytes, int, str)
 """Types of the columns above: SQLite keeps any value in any column."""
 
 
+def check_arrays(record_id: int, rows: list[tuple[Any, ...]]) -> list[StoredArrayRow]:
+    """Return the arrays of a record, each of whose columns has the type that it should have.
+
+    Raises
+    ------
+    CorruptRecordError
+        One has another.
+    """
+    for row in rows:
+        if tuple(map(type, row)) != _TYPES or row[0] < 0:
+            raise CorruptRecordError(f"record {record_id}, array {row[0]}: a column has a wrong type")
+    return list(map(StoredArrayRow._make, rows))
+
+
 class RecordRepository:
-    """Records, within the transaction of a session. Reading methods see published records only."""
+    """Published records, within the transaction of a connection."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
-    def find(self, ref: Ref) -> RecordRow:
+    def find(self, ref: Ref) -> RecordHead:
         """Return the record that a reference leads to.
 
         Raises
@@ -89,13 +126,13 @@ class RecordRepository:
             raise RecordNotFoundError(_not_found(ref))
         return row
 
-    def latest(self, run: str | None) -> RecordRow | None:
+    def latest(self, run: str | None) -> RecordHead | None:
         """Return the newest record, or that of the highest round of a run."""
         if run is None:
-            return self._session.scalar(_NEWEST)
-        return self._session.scalar(_LATEST, {"run": run})
+            return self._head(_NEWEST)
+        return self._head(_LATEST, run=run)
 
-    def best(self, metric: str, *, maximum: bool, run: str | None) -> RecordRow | None:
+    def best(self, metric: str, *, maximum: bool, run: str | None) -> RecordHead | None:
         """Return the record with the highest or lowest value of a metric, the oldest of several; NaN is never it."""
         value = MetricRow.value.desc() if maximum else MetricRow.value.asc()
         query = _READY.join(MetricRow, MetricRow.record_id == RecordRow.id).where(
@@ -103,25 +140,25 @@ class RecordRepository:
         )
         if run is not None:
             query = query.where(RecordRow.run == run)
-        return self._session.scalar(query.order_by(value, RecordRow.id).limit(1))
+        return self._head(query.order_by(value, RecordRow.id).limit(1))
 
     def ids(self, *, after: int, limit: int) -> Sequence[int]:
         """Return the next ids."""
         query = select(RecordRow.id).where(RecordRow.state == READY, RecordRow.id > after)
-        return self._session.scalars(query.order_by(RecordRow.id).limit(limit)).all()
+        return self._connection.scalars(query.order_by(RecordRow.id).limit(limit)).all()
 
-    def page(self, run: str | None, *, after: int | None, newest_first: bool, limit: int) -> Sequence[RecordRow]:
+    def page(self, run: str | None, *, after: int | None, newest_first: bool, limit: int) -> Sequence[RecordHead]:
         """Return the next records in the order of their ids, or the reverse."""
         query = _READY.order_by(RecordRow.id.desc() if newest_first else RecordRow.id).limit(limit)
         if run is not None:
             query = query.where(RecordRow.run == run)
         if after is not None:
             query = query.where(RecordRow.id < after if newest_first else RecordRow.id > after)
-        return self._session.scalars(query).all()
+        return [RecordHead._make(row) for row in self._connection.execute(query)]
 
     def runs(self) -> list[RunInfo]:
         """Return the runs by name."""
-        rows = self._session.execute(
+        rows = self._connection.execute(
             select(RecordRow.run, func.count(), func.max(RecordRow.round))
             .where(RecordRow.run.is_not(None))  # which only a published record has: an index answers all
             .group_by(RecordRow.run)
@@ -131,9 +168,9 @@ class RecordRepository:
 
     def count(self) -> int:
         """Return the number of records."""
-        return self._session.scalar(select(func.count()).select_from(RecordRow).where(RecordRow.state == READY)) or 0
+        return self._connection.scalar(select(func.count()).select_from(RecordRow).where(RecordRow.state == READY)) or 0
 
-    def infos(self, rows: Sequence[RecordRow]) -> list[RecordInfo]:
+    def infos(self, rows: Sequence[RecordHead]) -> list[RecordInfo]:
         """Return what is known of records, with three queries however many they are."""
         ids = [row.id for row in rows]
         names = self._grouped(
@@ -146,60 +183,68 @@ class RecordRepository:
         )
         metrics = select(MetricRow.record_id, MetricRow.name, MetricRow.value).where(MetricRow.record_id.in_(ids))
         values: dict[int, dict[str, float]] = {}
-        for record_id, name, value in self._session.execute(metrics.order_by(MetricRow.name)):
+        for record_id, name, value in self._connection.execute(metrics.order_by(MetricRow.name)):
             values.setdefault(record_id, {})[name] = value
         return [_info(row, values.get(row.id, {}), tags.get(row.id, ()), names.get(row.id, ())) for row in rows]
 
-    def arrays(self, record_id: int, *, parts: bool = False) -> Iterator[StoredArrayRow]:
-        """Yield the arrays of a record in their order, or with ``parts`` those that its checkpoint has besides."""
+    def arrays(self, record_id: int, *, parts: bool = False) -> list[tuple[Any, ...]]:
+        """Return the arrays of a record in their order, or with ``parts`` those that its checkpoint has besides.
+
+        They are what :func:`check_arrays` takes.
+        """
         query = _PART_ARRAYS if parts else _OWN_ARRAYS
-        rows = self._session.connection().execute(query, {"record": record_id})
-        for row in chain.from_iterable(rows.partitions(ROWS_AT_ONCE)):
-            if tuple(map(type, row)) != _TYPES or row[0] < 0:
-                raise CorruptRecordError(f"record {record_id}, array {row[0]}: a column has a wrong type")
-            yield StoredArrayRow._make(row)
+        rows = self._connection.execute(query, {"record": record_id})
+        return [tuple(row) for some in rows.partitions(ROWS_AT_ONCE) for row in some]
+
+    def checkpoint(self, record_id: int) -> str | None:
+        """Return the state that a checkpoint has besides its arrays, JSON text."""
+        return self._connection.scalar(select(RecordRow.checkpoint).where(RecordRow.id == record_id))
 
     def is_ready(self, record_id: int) -> bool:
         """Return whether readers can see a record."""
-        return self._session.scalar(_BY_ID, {"id": record_id}) is not None
+        return self._head(_BY_ID, id=record_id) is not None
 
-    def tagged(self, run: str, name: str) -> RecordRow | None:
+    def tagged(self, run: str, name: str) -> RecordHead | None:
         """Return the record of a run with a tag; ``run`` is ``''`` for the records without a run."""
-        return self._session.scalar(_BY_TAG, {"run": run, "name": name})
+        return self._head(_BY_TAG, run=run, name=name)
 
-    def _search(self, ref: Ref) -> RecordRow | None:
+    def _search(self, ref: Ref) -> RecordHead | None:
         match ref:
             case ById(id_):
-                return self._session.scalar(_BY_ID, {"id": id_})
+                return self._head(_BY_ID, id=id_)
             case Latest(run):
                 return self.latest(run)
             case ByRound(run, round_):
-                return self._session.scalar(_BY_ROUND, {"run": run, "round": round_})
+                return self._head(_BY_ROUND, run=run, round=round_)
             case ByTag(run, tag):
                 return self.tagged(run or "", tag) or (None if run else self._search_bare_tag(tag))
 
-    def _search_bare_tag(self, tag: str) -> RecordRow | None:
-        runs = self._session.scalars(select(TagRow.run).where(TagRow.name == tag).order_by(TagRow.run)).all()
+    def _search_bare_tag(self, tag: str) -> RecordHead | None:
+        runs = self._connection.scalars(select(TagRow.run).where(TagRow.name == tag).order_by(TagRow.run)).all()
         if len(runs) > 1:
             listed = ", ".join(repr(f"{run}@{tag}") for run in runs[:10])
             raise AmbiguousReferenceError(f"{len(runs)} runs have a tag {tag!r}; name one: {listed}")
         return self.tagged(runs[0], tag) if runs else None
 
+    def _head(self, query: Executable, **values: object) -> RecordHead | None:
+        row = self._connection.execute(query, values).first()
+        return None if row is None else RecordHead._make(row)
+
     def _grouped(self, query: Executable) -> dict[int, list[str]]:
         groups: dict[int, list[str]] = {}
-        for record_id, name in self._session.execute(query):
+        for record_id, name in self._connection.execute(query):
             groups.setdefault(record_id, []).append(name)
         return groups
 
 
-def _info(row: RecordRow, metrics: dict[str, float], tags: Sequence[str], names: Sequence[str]) -> RecordInfo:
+def _info(row: RecordHead, metrics: dict[str, float], tags: Sequence[str], names: Sequence[str]) -> RecordInfo:
     return RecordInfo(
         id=row.id,
         run=row.run,
         round=row.round,
         created_at=row.created_at,
         metrics=metrics,
-        metadata=row.metadata_,
+        metadata=row.metadata,
         tags=tuple(tags),
         names=tuple(names),
         nbytes=row.nbytes or 0,

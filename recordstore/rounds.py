@@ -142,8 +142,8 @@ class RoundKeeper(Catalog):
         """
         self._check_usable()
         name, of_source = _require_run(run), None if source is None else check_text("source", source)
-        with self._database.read() as session:
-            return HistoryRepository(session).of(name, of_source)
+        with self._database.read() as connection:
+            return HistoryRepository(connection).of(name, of_source)
 
     def add_history(self, run: str, entries: Iterable[HistoryEntry], *, forget_after: int | None = None) -> None:
         """Write what was reported of rounds, durably; an entry of the same round and source is replaced.
@@ -161,7 +161,7 @@ class RoundKeeper(Catalog):
         self._check_writable()
         name, checked, after = _require_run(run), _encode_history(entries), _check_forget(forget_after)
         with self._database.write() as session:
-            history = HistoryRepository(session)
+            history = HistoryRepository(session.connection())
             if after is not None:
                 history.forget(name, after=after)
             history.add(name, checked)
@@ -194,7 +194,7 @@ class RoundKeeper(Catalog):
         name, checked = _require_run(run), _encode_entry(entry)
         before = None if expected is None else dumps(dict(expected))
         with self._database.write() as session:
-            history = HistoryRepository(session)
+            history = HistoryRepository(session.connection())
             if history.text(name, checked[0], checked[1]) != before:
                 return False
             history.add(name, [checked])

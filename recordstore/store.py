@@ -230,7 +230,7 @@ class RecordStore(RecordLoader):
         self._check_writable()
         parsed = parse_ref(ref)
         with self._database.write() as session:
-            DraftRepository(session).hide(RecordRepository(session).find(parsed).id)
+            DraftRepository(session).hide(RecordRepository(session.connection()).find(parsed).id)
         self._sweep_share(DELETE_STEPS)
 
     def gc(self, *, grace: float = DEFAULT_GRACE) -> Swept:

@@ -9,11 +9,10 @@ from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from operator import add
 
-from sqlalchemy import ColumnElement, and_, delete, exists, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, or_, select, update
 
 from recordstore import constants
-from recordstore.blobs import NO_SYNC, BlobRepository, literal
+from recordstore.blobs import BlobRepository, literal
 from recordstore.engine import Database
 from recordstore.info import Swept
 from recordstore.orm import DEAD, DELETING, READY, WRITING, ArrayRow, BlobRow, ChunkRow, MetricRow, RecordRow, TagRow
@@ -37,7 +36,7 @@ def sweep(database: Database, *, grace: float, steps: int | None = None, wait: f
     done = 0
     while (steps is None or done < steps) and _needed(database, grace):
         with database.write(wait=wait) as session:
-            swept = _sweep_record(session, grace) or _sweep_blobs(session)
+            swept = _sweep_record(session.connection(), grace) or _sweep_blobs(session.connection())
         total = Swept(*map(add, total, swept))
         done += 1
         time.sleep(constants.PAUSE_SECONDS)
@@ -48,7 +47,7 @@ def kill_orphans(database: Database) -> None:
     """Mark blobs as dead that no array points at, wherever they come from: a look at every blob."""
     while True:
         with database.write() as session:
-            blobs = BlobRepository(session)
+            blobs = BlobRepository(session.connection())
             orphans = blobs.orphans(constants.BATCH_ROWS)
             blobs.kill_orphans(orphans)
         if len(orphans) < constants.BATCH_ROWS:
@@ -57,9 +56,9 @@ def kill_orphans(database: Database) -> None:
 
 def _needed(database: Database, grace: float) -> bool:
     """Return whether anything is left over; costs two look-ups in indexes that are empty if not."""
-    with database.read() as session:
-        hidden = session.scalar(select(exists().where(_unfinished(grace))))
-        return bool(hidden or session.scalar(select(exists().where(BlobRow.state == literal(DEAD)))))
+    with database.read() as connection:
+        hidden = connection.scalar(select(exists().where(_unfinished(grace))))
+        return bool(hidden or connection.scalar(select(exists().where(BlobRow.state == literal(DEAD)))))
 
 
 def _unfinished(grace: float) -> ColumnElement[bool]:
@@ -69,38 +68,38 @@ def _unfinished(grace: float) -> ColumnElement[bool]:
     return and_(RecordRow.state != literal(READY), or_(RecordRow.state == DELETING, abandoned))
 
 
-def _sweep_record(session: Session, grace: float) -> Swept | None:
+def _sweep_record(connection: Connection, grace: float) -> Swept | None:
     """Remove up to a batch of arrays of one record, and the record with the last of them; None if there is none."""
-    record_id = session.scalar(select(RecordRow.id).where(_unfinished(grace)).limit(1))
+    record_id = connection.scalar(select(RecordRow.id).where(_unfinished(grace)).limit(1))
     if record_id is None:
         return None
-    session.execute(update(RecordRow).where(RecordRow.id == record_id).values(state=DELETING))
+    connection.execute(update(RecordRow).where(RecordRow.id == record_id).values(state=DELETING))
     mine = ArrayRow.record_id == record_id
-    rows = session.execute(
+    rows = connection.execute(
         select(ArrayRow.position, ArrayRow.blob_id).where(mine).order_by(ArrayRow.position).limit(constants.BATCH_ROWS)
     ).all()
     if rows:
-        session.execute(delete(ArrayRow).where(mine, ArrayRow.position <= rows[-1].position), execution_options=NO_SYNC)
-        BlobRepository(session).kill_orphans({row.blob_id for row in rows})
+        connection.execute(delete(ArrayRow).where(mine, ArrayRow.position <= rows[-1].position))
+        BlobRepository(connection).kill_orphans({row.blob_id for row in rows})
     if len(rows) == constants.BATCH_ROWS:
         return Swept(0, 0, 0)
     for child in (MetricRow, TagRow):
-        session.execute(delete(child).where(child.record_id == record_id), execution_options=NO_SYNC)
-    session.execute(delete(RecordRow).where(RecordRow.id == record_id), execution_options=NO_SYNC)
+        connection.execute(delete(child).where(child.record_id == record_id))
+    connection.execute(delete(RecordRow).where(RecordRow.id == record_id))
     return Swept(1, 0, 0)
 
 
-def _sweep_blobs(session: Session) -> Swept:
+def _sweep_blobs(connection: Connection) -> Swept:
     """Remove up to a batch of chunks of dead blobs, and the blobs that have none left."""
-    dead = session.scalars(
+    dead = connection.scalars(
         select(BlobRow.id).where(BlobRow.state == literal(DEAD)).order_by(BlobRow.id).limit(constants.BATCH_ROWS)
     ).all()
-    chunks = session.execute(
+    chunks = connection.execute(
         select(ChunkRow.id, ChunkRow.nbytes).where(ChunkRow.blob_id.in_(dead)).limit(constants.BATCH_ROWS)
     ).all()
     sizes = list(accumulate(chunk.nbytes for chunk in chunks))
     count = max(1, sum(size <= constants.BATCH_BYTES for size in sizes))
-    session.execute(delete(ChunkRow).where(ChunkRow.id.in_([chunk.id for chunk in chunks[:count]])))
+    connection.execute(delete(ChunkRow).where(ChunkRow.id.in_([chunk.id for chunk in chunks[:count]])))
     empty = ~exists().where(ChunkRow.blob_id == BlobRow.id)
-    gone = session.execute(delete(BlobRow).where(BlobRow.id.in_(dead), empty).returning(BlobRow.id)).all()
+    gone = connection.execute(delete(BlobRow).where(BlobRow.id.in_(dead), empty).returning(BlobRow.id)).all()
     return Swept(0, len(gone), sizes[count - 1] if sizes else 0)

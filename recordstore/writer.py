@@ -104,7 +104,7 @@ class Writer:
         with self._database.write(nbytes=batch.nbytes) as session:
             drafts = DraftRepository(session)
             self._id = drafts.add(self._draft, self._token, content)
-            self._store(drafts, BlobRepository(session), feed, batch, uploads)
+            self._store(drafts, BlobRepository(session.connection()), feed, batch, uploads)
 
     def _write_batch(self, feed: Feed, batch: Batch) -> bool:
         """Write one batch, and return whether the record was published with it."""
@@ -115,7 +115,7 @@ class Writer:
                 drafts.touch(self._id, self._token)
             else:
                 self._id = drafts.begin(self._draft, self._token)
-            self._store(drafts, BlobRepository(session), feed, batch, uploads)
+            self._store(drafts, BlobRepository(session.connection()), feed, batch, uploads)
             for upload in uploads:
                 if upload.blob_id is not None:
                     self._note(upload)
@@ -229,8 +229,8 @@ class Writer:
         drafts.publish(self._id, self._token, self._draft, self._content())
 
     def _known_heads(self, heads: Heads) -> Heads:
-        with self._database.read() as session:
-            return BlobRepository(session).known_heads(heads)
+        with self._database.read() as connection:
+            return BlobRepository(connection).known_heads(heads)
 
     def _abandon(self) -> None:
         """Leave what was written of a failed save to the sweep: at once, or after its grace if others are writing."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, text
 from support import HEAD
 
 from recordstore import Checkpoint, HistoryEntry, ReadOnlyStoreError, RecordStore, StoreBusyError
@@ -40,8 +40,8 @@ EXPECTED[("memory", "writer")].pop("mmap_size")
 EXPECTED[("memory", "reader")].pop("mmap_size")
 
 
-def setting(session: Any, name: str) -> Any:
-    return session.connection().exec_driver_sql(f"PRAGMA {name}").scalar()
+def setting(transaction: Any, name: str) -> Any:
+    return transaction.execute(text(f"PRAGMA {name}")).scalar()
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["new file", "opened again"])
@@ -55,16 +55,16 @@ def test_each_connection_has_its_settings(path: Path, kind: str, side: str, agai
         transaction = store._database.read if side == "reader" else store._database.write
         with transaction() as session:
             found = {name: setting(session, name) for name in EXPECTED[kind, side]}
-            raw = session.connection().connection.dbapi_connection
-            assert raw.isolation_level is None
+            connection = session if side == "reader" else session.connection()
+            assert connection.connection.dbapi_connection.isolation_level is None
     assert found == EXPECTED[kind, side]
 
 
 def test_a_second_and_third_reader_have_the_settings_too(file_store: RecordStore) -> None:
     with file_store._database.read() as one, file_store._database.read() as two:
-        assert one.connection().connection.dbapi_connection is not two.connection().connection.dbapi_connection
-        for session in (one, two):
-            assert {name: setting(session, name) for name in FILE} == FILE
+        assert one.connection.dbapi_connection is not two.connection.dbapi_connection
+        for connection in (one, two):
+            assert {name: setting(connection, name) for name in FILE} == FILE
 
 
 def test_a_read_only_store_cannot_write_on_any_connection(path: Path) -> None:

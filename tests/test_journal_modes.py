@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import text
 
 from recordstore import InvalidValueError, RecordStore, StoreBusyError
 from recordstore.handle import wal_is_safe
@@ -35,7 +36,7 @@ def modes(store: RecordStore) -> set[str]:
     database = store._database
     for transaction in (database.read,) if database.read_only else (database.read, database.write):
         with transaction() as session:
-            found.add(session.connection().exec_driver_sql("PRAGMA journal_mode").scalar_one())
+            found.add(session.execute(text("PRAGMA journal_mode")).scalar_one())
     return found
 
 
@@ -79,8 +80,8 @@ def test_a_wal_file_stays_one_and_works(wal_path: Path, query: Query) -> None:
         assert modes(store) == {"wal"}
         store.save({"y": np.zeros(3)}, run="r", round=1)
         store.save({"y": np.ones(3)}, run="r", round=1, overwrite=True, tags=["t"])
-        with store._database.read() as session:
-            session.connection().exec_driver_sql("SELECT * FROM record").fetchall()
+        with store._database.read() as connection:
+            connection.exec_driver_sql("SELECT * FROM record").fetchall()
             store.save({"z": np.ones(3)})  # a reader blocks no commit in this mode
         store.delete(1)
         store.gc(grace=0)
@@ -124,8 +125,8 @@ def test_a_file_that_others_have_open_is_not_converted(wal_path: Path, query: Qu
 def test_a_store_in_truncate_mode_that_others_have_open_is_not_converted(path: Path, query: Query) -> None:
     with RecordStore(path) as store:
         store.save({"x": np.ones(3)})
-        with store._database.read() as session:
-            session.connection().exec_driver_sql("SELECT * FROM record").fetchall()
+        with store._database.read() as connection:
+            connection.exec_driver_sql("SELECT * FROM record").fetchall()
             with pytest.raises(StoreBusyError):
                 RecordStore(path, journal_mode="wal", timeout=0.05)
         assert modes(store) == {"truncate"}
