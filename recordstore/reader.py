@@ -8,7 +8,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from itertools import chain
+from itertools import chain, islice
 from typing import NoReturn
 
 import numpy as np
@@ -88,7 +88,9 @@ class Reader:
 
         small, large = split(listing.arrays)
         large, others = apart([(row, places[row.name].bounds()) for row in large])
-        for row, data in chain(self._small(listing, small), self._large(listing, large, begin)):
+        begun_large = self._large(listing, large, begin)
+        # the small ones come while threads read the large ones that follow the first
+        for row, data in chain(islice(begun_large, 1), self._small(listing, small), begun_large):
             if isinstance(data, bytes):
                 begun.append(row.name)
                 _put(listing, row, data, places[row.name])
