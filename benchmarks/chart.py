@@ -8,6 +8,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 
 from matplotlib import pyplot as plt
+from report import milliseconds
 
 OPERATIONS = {"save": "save, on the disk", "blocked": "time the caller is blocked", "into": "load into a model"}
 OURS, FLOOR, OTHERS = "#d9482b", "#b9bec7", "#47688f"
@@ -53,7 +54,7 @@ def draw_bars(chart: Any, result: Any, operation: str) -> None:
     }
     names = sorted(found, key=lambda name: found[name])
     bars = chart.barh(names, [found[name] for name in names], color=[color(name) for name in names])
-    chart.bar_label(bars, fmt="%.3g", padding=3, fontsize=8)
+    chart.bar_label(bars, [milliseconds(found[name] / 1000) for name in names], padding=3, fontsize=8)
     chart.invert_yaxis()
     chart.margins(x=0.12)
     chart.tick_params(labelsize=8)
