@@ -164,8 +164,18 @@ def test_a_timeout_is_a_number_of_seconds(store: RecordStore, seconds: Any) -> N
     store.wait(1e9)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Have SIGINT raise KeyboardInterrupt: a shell's background job begins with the signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("how", ["result", "wait", "save_async", "save", "close"])
-def test_an_interrupt_while_one_waits_leaves_the_save_running_and_the_store_open(path: Path, how: str) -> None:
+def test_an_interrupt_while_one_waits_leaves_the_save_running_and_the_store_open(
+    path: Path, interruptible: None, how: str
+) -> None:
     with RecordStore(path) as store:
         with locked(path):
             handle = store.save_async(ONE)
