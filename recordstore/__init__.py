@@ -29,7 +29,7 @@ from recordstore.exceptions import (
     StoreBusyError,
     StoreClosedError,
 )
-from recordstore.info import HistoryEntry, RecordInfo, RunInfo, Swept
+from recordstore.info import Damage, HistoryEntry, Progress, RecordInfo, RunInfo, Swept, VerifyReport
 from recordstore.matching import IncompatibleKeys
 from recordstore.rounds import Checkpoint
 from recordstore.savehandle import SaveHandle
@@ -48,6 +48,7 @@ __all__ = [
     "ArrayRecord",
     "Checkpoint",
     "CorruptRecordError",
+    "Damage",
     "ForkError",
     "HistoryEntry",
     "IncompatibleKeys",
@@ -56,6 +57,7 @@ __all__ = [
     "MismatchError",
     "NotARecordStoreError",
     "ParametersRecord",
+    "Progress",
     "ReadOnlyStoreError",
     "RecordExistsError",
     "RecordInfo",
@@ -78,5 +80,6 @@ __all__ = [
     "StoredRecord",
     "Swept",
     "TypedDict",
+    "VerifyReport",
     "__version__",
 ]

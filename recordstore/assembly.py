@@ -83,6 +83,16 @@ class BytesAssembly(Assembly[bytes]):
         return b"" if self._block is None else self._block.finish()
 
 
+class Inspection(Assembly[None]):
+    """Nothing: the chunks are looked at and dropped."""
+
+    def _put(self, start: int, data: bytes) -> None:
+        pass
+
+    def _finish(self) -> None:
+        pass
+
+
 class Placement(Assembly[bool]):
     """The memory of a destination; what comes of it is whether the array lay as was expected.
 

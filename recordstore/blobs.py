@@ -193,6 +193,10 @@ class BlobRepository:
         count, nbytes = self._connection.execute(query.where(ChunkRow.blob_id == blob_id)).one()
         return count, nbytes
 
+    def nbytes(self) -> int:
+        """Return how many bytes the arrays of the database have, those that are equal counted once."""
+        return int(self._connection.scalar(select(func.total(BlobRow.nbytes))) or 0)  # no sum that overflows
+
     def digests(self, blob_id: int) -> Sequence[bytes]:
         """Return the digests of all chunks of a blob, in order."""
         query = select(ChunkRow.digest).where(ChunkRow.blob_id == blob_id).order_by(ChunkRow.seq)

@@ -28,8 +28,13 @@ def _text(text: str) -> bytes:
     return _u64(len(encoded)) + encoded
 
 
-_type_text = lru_cache(maxsize=1024)(_text)
-"""The same for dtypes, shapes and stypes, of which a model has few: half of the time of a digest."""
+_cached_text = lru_cache(maxsize=1024)(_text)
+_CACHED_CHARS = 256
+
+
+def _type_text(text: str) -> bytes:
+    """Do the same for dtypes, shapes and stypes, of which a model has few: half of the time of a digest."""
+    return _cached_text(text) if len(text) <= _CACHED_CHARS else _text(text)
 
 
 def shape_json(shape: Sequence[int]) -> str:

@@ -6,14 +6,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import bindparam, delete, insert, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
-from recordstore.exceptions import RecordExistsError, SaveSweptError
+from recordstore.exceptions import CorruptRecordError, RecordExistsError, SaveSweptError
 from recordstore.history import HistoryRepository, HistoryText
 from recordstore.orm import DELETING, READY, WRITING, ArrayRow, BlobRow, MetricRow, RecordRow, TagRow
 
 # What each save needs, in Core and made once: the ORM and the making of statements took a fifth of a small save.
-_NAMESAKE = select(RecordRow.id).where(RecordRow.run == bindparam("run"), RecordRow.round == bindparam("round"))
+_Key = aliased(RecordRow)
+_NAMESAKE = (
+    select(RecordRow.id, RecordRow.run, RecordRow.round)
+    .join(_Key, _Key.id == RecordRow.id)
+    .where(_Key.run == bindparam("run"), _Key.round == bindparam("round"))
+)
 _INSERT_RECORD, _INSERT_ARRAYS, _INSERT_METRICS = (
     insert(row.__table__)  # type: ignore[arg-type]
     for row in (RecordRow, ArrayRow, MetricRow)
@@ -54,7 +59,12 @@ class DraftRepository:
         """
         if draft.round is None:
             return None
-        found = self._session.connection().scalar(_NAMESAKE, {"run": draft.run, "round": draft.round})
+        row = self._session.connection().execute(_NAMESAKE, {"run": draft.run, "round": draft.round}).first()
+        if row is not None and (row.run, row.round) != (draft.run, draft.round):
+            raise CorruptRecordError(
+                f"an index takes record {row.id} for round {draft.round} of run {draft.run!r}: it is damaged"
+            )
+        found = None if row is None else row.id
         if found is not None and not draft.overwrite:
             raise RecordExistsError(
                 f"run {draft.run!r} has a record of round {draft.round} already (id {found}); "

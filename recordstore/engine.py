@@ -24,11 +24,13 @@ from recordstore.exceptions import (
     StoreClosedError,
 )
 from recordstore.faults import LOST_FILE, result_code, translated
+from recordstore.logs import LOGGING_NAME
 from recordstore.target import Target
 from recordstore.writeback import early_writeback
 
 _BEGIN = "recordstore_begin"
 _WAIT = "recordstore_wait"
+_BEGIN_WAIT = "recordstore_begin_wait"
 _NBYTES = "recordstore_nbytes"
 _writer_locks: weakref.WeakValueDictionary[str, threading.Lock] = weakref.WeakValueDictionary()
 _writer_locks_guard = threading.Lock()
@@ -113,16 +115,11 @@ class Database:
         ``wait`` overrides the seconds to wait for the lock; ``nbytes`` is how much will be written, if it is a lot.
         """
         self.check_usable()
-        engine = self._immediate if wait is None else self._immediate.execution_options(**{_WAIT: wait})
-        if nbytes:
-            engine = engine.execution_options(**{_NBYTES: nbytes})
-        with (
-            translated(str(self.target)),
-            self._locked(wait),
-            Session(engine, expire_on_commit=False) as session,
-            session.begin(),
-        ):
-            yield session
+        options: dict[str, float] = {_NBYTES: nbytes} if wait is None else {_NBYTES: nbytes, _WAIT: wait}
+        with translated(str(self.target)), self._locked(wait) as left:
+            engine = self._immediate.execution_options(**options, **{_BEGIN_WAIT: left})
+            with Session(engine, expire_on_commit=False) as session, session.begin():
+                yield session
 
     @contextmanager
     def migration(self, *setup: str) -> Iterator[Connection]:
@@ -153,6 +150,21 @@ class Database:
             connection.begin(),
         ):
             yield connection
+
+    @contextmanager
+    def source(self) -> Iterator[sqlite3.Connection]:
+        """Give a connection in no transaction, for SQLite's own copying of the whole database.
+
+        The errors of the driver are left to the caller, who knows whether they concern this database or the copy.
+        """
+        self.check_usable()
+        with forks.transaction(), self._memory_lock(), self._readers.connect() as connection:
+            yield _raw(connection)
+
+    def empty_wal(self) -> None:
+        """Bring what a WAL file holds to the database, unless readers need it; nothing in other journal modes."""
+        with translated(str(self.target)), self._locked(), self._writers.connect() as connection:
+            self._run(connection, "PRAGMA wal_checkpoint(TRUNCATE)")
 
     def convert_journal(self, mode: str) -> None:
         """Switch the file to the journal mode ``"truncate"`` or ``"wal"``, once no other connection has it open."""
@@ -187,16 +199,18 @@ class Database:
         self._writers.dispose()
 
     @contextmanager
-    def _locked(self, wait: float | None = None) -> Iterator[None]:
-        """Hold the writer lock of the process, within a context in which it does not fork."""
+    def _locked(self, wait: float | None = None) -> Iterator[float]:
+        """Hold the writer lock of the process, within a context in which it does not fork; give the seconds left."""
+        seconds = self.timeout if wait is None else wait
+        deadline = time.monotonic() + seconds
         with forks.transaction():
-            if not self._lock.acquire(timeout=self.timeout if wait is None else wait):
+            if not self._lock.acquire(timeout=seconds):
                 raise StoreBusyError(
                     f"{self.target} is being written to by another thread for longer than {self.timeout} s; "
                     "try again, or open the store with a larger timeout="
                 )
             try:
-                yield
+                yield max(0.0, deadline - time.monotonic())
             finally:
                 self._lock.release()
 
@@ -210,7 +224,11 @@ class Database:
 
     def _engine(self, *, write: bool, **pool: Any) -> Engine:
         engine = create_engine(
-            "sqlite+pysqlite://", creator=lambda: self._connect(write=write), hide_parameters=True, **pool
+            "sqlite+pysqlite://",
+            creator=lambda: self._connect(write=write),
+            hide_parameters=True,
+            logging_name=LOGGING_NAME,
+            **pool,
         )
         event.listen(engine, "begin", self._begin)
         event.listen(engine, "commit", self._commit)
@@ -238,7 +256,7 @@ class Database:
         raw = _raw(connection)
         options = connection.get_execution_options()
         try:
-            poll(lambda: raw.execute(options.get(_BEGIN, "BEGIN")), options.get(_WAIT, self.timeout))
+            poll(lambda: raw.execute(options.get(_BEGIN, "BEGIN")), options.get(_BEGIN_WAIT, self.timeout))
             version = self._run(connection, "PRAGMA user_version")
             self._check_version(version)
         except BaseException as error:

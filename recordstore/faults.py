@@ -58,11 +58,17 @@ def translated(target: str, *, opening: bool = False) -> Iterator[None]:
     except StatementError as error:  # its subclass DBAPIError has the driver's error
         error.params = None  # may hold the bytes of arrays
         cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+        if _is_undecodable(cause):
+            raise _undecodable(target, opening=opening) from None
         raise _translate(cause, target, opening=opening) from error
     except (SQLAlchemyError, sqlite3.Error) as error:
+        if _is_undecodable(error):
+            raise _undecodable(target, opening=opening) from None
         raise _translate(error, target, opening=opening) from error
     except RecordStoreError:
         raise
+    except UnicodeDecodeError:  # of the driver, which decodes its own messages
+        raise _undecodable(target, opening=opening) from None
     except (TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         if opening:  # a mistake in a revision, which is no damage
             raise
@@ -70,11 +76,19 @@ def translated(target: str, *, opening: bool = False) -> Iterator[None]:
         raise CorruptRecordError(f"{target}: a row cannot be understood ({type(error).__name__}: {error})") from error
 
 
+def _is_undecodable(error: BaseException) -> bool:
+    return not result_code(error) and str(error).startswith("Could not decode")
+
+
+def _undecodable(target: str, *, opening: bool) -> RecordStoreError:
+    """Return the error for a text that is no UTF-8; the driver's would show it, and it may stand where bytes should."""
+    kind = NotARecordStoreError if opening else CorruptRecordError
+    return kind(f"{target}: a text in the file is no UTF-8")
+
+
 def _translate(error: BaseException, target: str, *, opening: bool) -> RecordStoreError:
     code = result_code(error)
     kind, text = _WORDS.get(code, (RecordStoreError, "the database refused the call"))
-    if not code and str(error).startswith("Could not decode"):  # a text that is no UTF-8
-        kind, text = CorruptRecordError, "a row cannot be understood"
     if code in DAMAGED_FILE and opening:
         kind, text = NotARecordStoreError, "this is no record store, or a truncated or damaged one"
     return kind(f"{target}: {text} ({error})")

@@ -132,8 +132,13 @@ class ForkSafeConnection(sqlite3.Connection):
             super().commit()
 
     def rollback(self) -> None:
-        """Roll back; nothing in a child."""
+        """Roll back; nothing in a child.
+
+        A statement that is not done would keep a lock beyond the transaction, for as long as the error that has come in
+        between is kept, whose traceback holds its cursor.
+        """
         if not self.inherited:
+            self._close_cursors()
             super().rollback()
 
     def close(self) -> None:
@@ -145,10 +150,13 @@ class ForkSafeConnection(sqlite3.Connection):
         if self.inherited:
             return
         with suppress(sqlite3.Error):
-            for cursor in list(self._cursors):
-                cursor.close()
+            self._close_cursors()
             super().rollback()
         super().close()
+
+    def _close_cursors(self) -> None:
+        for cursor in list(self._cursors):
+            cursor.close()
 
 
 def _after_fork_in_child() -> None:

@@ -54,7 +54,10 @@ class StoreHandle:
         timeout: float = 30.0,
     ) -> None:
         self._closed = True  # until everything below has succeeded
-        where = parse_target(target)
+        try:
+            where = parse_target(target)
+        finally:
+            del target  # as there
         _check_options(where, upgrade=upgrade, read_only=read_only, journal_mode=journal_mode, timeout=timeout)
         where.ensure_file(read_only=read_only)
         schema.refuse_foreign(where)

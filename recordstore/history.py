@@ -37,6 +37,10 @@ class HistoryRepository:
         self._connection.execute(_DELETE, [{f"old_{name}": row[name] for name in _KEY} for row in rows])
         self._connection.execute(insert(HistoryRow.__table__), rows)  # type: ignore[arg-type]
 
+    def runs(self) -> list[str]:
+        """Return the runs that have a history."""
+        return list(self._connection.scalars(select(HistoryRow.run).distinct()))
+
     def text(self, run: str, round_: int, source: str) -> str | None:
         """Return the text of one entry, None if there is none."""
         mine = (HistoryRow.run == run, HistoryRow.round == round_, HistoryRow.source == source)

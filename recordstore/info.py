@@ -69,3 +69,46 @@ class Swept(NamedTuple):
     records: int
     blobs: int
     nbytes: int
+
+
+class Progress(NamedTuple):
+    """How far a long call has come: bytes that it is done with, and bytes in all as far as is known by now."""
+
+    done: int
+    total: int
+
+
+class Damage(NamedTuple):
+    """Something that is not what was saved.
+
+    ``record_id`` is None for what belongs to no record, such as the history of a run; ``array`` is None for what
+    concerns a record as a whole.
+    """
+
+    record_id: int | None
+    array: str | None
+    message: str
+
+
+class VerifyReport(NamedTuple):
+    """What ``verify`` has read, and what it has found; true if all is as it was saved.
+
+    Attributes
+    ----------
+    records
+        Number of records that were checked.
+    arrays
+        Number of their arrays, those of checkpoints included.
+    nbytes
+        Bytes that were read; arrays that share their bytes are read once.
+    damaged
+        What is not as it was saved, by record.
+    """
+
+    records: int
+    arrays: int
+    nbytes: int
+    damaged: tuple[Damage, ...] = ()
+
+    def __bool__(self) -> bool:
+        return not self.damaged

@@ -8,6 +8,7 @@ https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html.
 
 from __future__ import annotations
 
+import ast
 import math
 import struct
 import sys
@@ -28,7 +29,7 @@ MAX_HEADER_CHARS = 10_000
 """Characters of the longest header that is parsed, the limit of ``numpy.load``."""
 
 _MAX_UTF8_BYTES = 4  # per character
-_MAX_ESCAPE_CHARS = len(r"\U0001f600")
+_KEYS = {"descr", "fortran_order", "shape"}
 _LENGTH_FIELDS = {(1, 0): struct.Struct("<H"), (2, 0): struct.Struct("<I"), (3, 0): struct.Struct("<I")}
 
 
@@ -268,21 +269,30 @@ def _read_header(data: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int
     text = stream.read(size)
     if len(text) < size:
         raise ValueError("The .npy header is truncated or too long to be parsed safely.")
-    return (*_parse_header(text, "utf-8" if version == (3, 0) else "latin-1"), stream.tell())
+    return (*_parse_header(text, version), stream.tell())
 
 
-def _parse_header(text: bytes, encoding: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def _parse_header(text: bytes, version: tuple[int, int]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Return shape, Fortran order and dtype; whatever goes wrong is a ``ValueError``."""
-    characters = text.decode(encoding)
+    characters = text.decode("utf-8" if version == (3, 0) else "latin-1")
     if len(characters) > MAX_HEADER_CHARS:
         raise ValueError(f"A .npy header of {len(characters)} characters is too long to be parsed safely.")
-    # NumPy's public parsers end at version 2.0 (Latin-1). A header is a Python literal, so a character may as well be
-    # written as its escape: in ASCII, one parser reads all versions.
-    escaped = characters.encode("ascii", "backslashreplace")
-    stream = BytesIO(struct.pack("<I", len(escaped)) + escaped)
     try:
-        return npy_format.read_array_header_2_0(stream, max_header_size=MAX_HEADER_CHARS * _MAX_ESCAPE_CHARS)
+        if version == (3, 0):  # NumPy's public parsers end at version 2.0
+            return _parse_literal(characters)
+        stream = BytesIO(struct.pack("<I", len(text)) + text)
+        return npy_format.read_array_header_2_0(stream, max_header_size=MAX_HEADER_CHARS)
     except ValueError:
         raise
     except Exception as error:  # Python's own parser also raises MemoryError, RecursionError, TokenError, TypeError
         raise ValueError("The .npy header cannot be parsed.") from error
+
+
+def _parse_literal(text: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    said = ast.literal_eval(text)
+    if not isinstance(said, dict) or said.keys() != _KEYS:
+        raise ValueError("The .npy header is no dictionary of descr, fortran_order and shape.")
+    shape, order = said["shape"], said["fortran_order"]
+    if not isinstance(shape, tuple) or type(order) is not bool:
+        raise ValueError("The .npy header has a shape that is no tuple, or an order that is no bool.")
+    return shape, order, npy_format.descr_to_dtype(said["descr"])

@@ -4,6 +4,7 @@ A chunk is read, hashed and copied by one thread while it lies in the cache of i
 verify 498 MB in 97 ms where one needs 164, and one that reads while another hashes 220 (2 cores, warm file).
 """
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -61,6 +62,7 @@ class Traffic:
         self._turn = 0
         self._inside = 0
         self._ended = False
+        self._pid = os.getpid()
         self._owner = threading.get_ident()
         self._changed = threading.Condition()
 
@@ -95,7 +97,12 @@ class Traffic:
             self._changed.notify_all()
 
     def end(self) -> None:
-        """Let nobody begin any more, and wait for those who have: also those of whom an interrupt left no trace."""
+        """Let nobody begin any more, and wait for those who have: also those of whom an interrupt left no trace.
+
+        A forked child has no thread to wait for, and perhaps a lock that one of its parent's held.
+        """
+        if os.getpid() != self._pid:
+            return
         interrupt = None
         while not self._ended or self._inside:
             try:
@@ -168,6 +175,7 @@ class Pipeline(Generic[T_co]):
                     yield from self._finished(pending, keep=0)
                     task()
                 pending.append((work, span))
+                del work, task, begun  # whose errors would keep this frame, and it the memory of all arrays
                 yield from self._finished(pending, keep=AHEAD)
             yield from self._finished(pending, keep=0)
         finally:
@@ -220,8 +228,11 @@ class Pipeline(Generic[T_co]):
         """Wait for the first spans, and yield the arrays that end with them."""
         while len(pending) > keep:
             work, span = pending.popleft()
-            if work is not None:
-                work.result()
+            try:
+                if work is not None:
+                    work.result()
+            finally:
+                del work  # as above
             for segment in span:
                 if segment.ends:
                     assembly = self._begun.pop(segment.row.position).result()
@@ -254,11 +265,13 @@ class Pipeline(Generic[T_co]):
                 # those that other threads have begun were handed to them before: this wait ends
                 assemblies = [future.result() for future in begun]
                 self._read_segments(span, places, assemblies)
-        except BaseException as error:
+        except BaseException:
             for segment, future in zip(span, begun, strict=True):
                 if not segment.first and not future.done():
-                    future.set_exception(error)
+                    future.set_exception(Abandoned())
             raise
+        finally:
+            del begun  # as above
 
     def _begin(self, span: list[Segment], begun: list[Future[Assembly[T_co]]], turn: int) -> None:
         """Make the places for the arrays of a span, all of which begin with it."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from recordstore import constants
 from recordstore.array import Array
-from recordstore.assembly import Assembly, BytesAssembly, Placement, T_co, check_blob
+from recordstore.assembly import Assembly, BytesAssembly, Inspection, Placement, T_co, check_blob
 from recordstore.blobs import BlobRepository, StoredChunk
 from recordstore.copying import copy_bytes
 from recordstore.destinations import Destination, apart
@@ -56,7 +56,7 @@ class Reader:
         with self._marking(listing, row), self._database.read() as connection:
             blobs = BlobRepository(connection)
             digests = blobs.digests(row.blob_id)
-            if blob_digest(row.blob_nbytes, digests) != row.blob_digest:
+            if len(digests) != -(-row.blob_nbytes // size) or blob_digest(row.blob_nbytes, digests) != row.blob_digest:
                 explain_missing(connection, listing)
             places = blobs.places([row.blob_id], first, last).get(row.blob_id, [])
             if [place.seq for place in places] != list(range(first, last)):
@@ -101,6 +101,35 @@ class Reader:
             begun.append(row.name)
             _put(listing, row, data, places[row.name])
             del data
+
+    def check(self, listing: Listing, rows: list[StoredArrayRow]) -> Iterator[tuple[StoredArrayRow, str | None]]:
+        """Read arrays, keep nothing of them, and yield each with what is wrong with it; damaged ones are marked."""
+        small, large = split(rows)
+        for group in groups(small):
+            yield from self._check_small(listing, group)
+        left = {row.position: row for row in large}
+        while left:
+            try:
+                for row, _ in Pipeline(self._database, self._pool, listing, Inspection).read(list(left.values())):
+                    yield left.pop(row.position), None
+            except DamageError as damage:
+                self._mark(damage.row)
+                yield left.pop(damage.row.position), str(damage.__cause__ or damage)
+
+    def _check_small(
+        self, listing: Listing, group: list[StoredArrayRow]
+    ) -> Iterator[tuple[StoredArrayRow, str | None]]:
+        try:
+            self._read_small(listing, group)
+        except CorruptRecordError as error:
+            if len(group) == 1:
+                self._mark(group[0])
+                yield group[0], str(error)
+            else:  # one by one, to find out which array it is
+                for row in group:
+                    yield from self._check_small(listing, [row])
+        else:
+            yield from ((row, None) for row in group)
 
     def _small(self, listing: Listing, rows: list[StoredArrayRow]) -> Iterator[tuple[StoredArrayRow, bytes]]:
         for group in groups(rows):
@@ -154,11 +183,15 @@ class Reader:
             self._give_up(listing, row, error)
 
     def _give_up(self, listing: Listing, row: StoredArrayRow, error: BaseException) -> NoReturn:
-        """Say which array is damaged, and keep later saves from sharing its bytes, if the store can be written to."""
+        """Say which array is damaged, and keep later saves from sharing its bytes."""
+        self._mark(row)
+        raise CorruptRecordError(f"record {listing.record_id}, array {row.name!r}: {error}") from error
+
+    def _mark(self, row: StoredArrayRow) -> None:
+        """Keep later saves from sharing the bytes of a damaged array, if the store can be written to."""
         if not self._database.read_only:
             with contextlib.suppress(RecordStoreError), self._database.write() as session:
                 BlobRepository(session.connection()).mark_damaged(row.blob_id)
-        raise CorruptRecordError(f"record {listing.record_id}, array {row.name!r}: {error}") from error
 
 
 def _join(row: StoredArrayRow, chunks: list[StoredChunk]) -> bytes:

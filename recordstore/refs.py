@@ -1,36 +1,32 @@
 """References to records: an id, a :class:`RecordInfo` or a string such as ``"mnist@latest"``."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from recordstore.exceptions import InvalidTypeError, RecordNotFoundError
 from recordstore.info import RecordInfo
 from recordstore.validation import MAX_INT, check_int, show
 
 
-@dataclass(frozen=True)
-class ById:
+class ById(NamedTuple):
     """The record of this id."""
 
     id: int
 
 
-@dataclass(frozen=True)
-class Latest:
+class Latest(NamedTuple):
     """The newest record of a run, or of the whole store (``run`` is None)."""
 
     run: str | None
 
 
-@dataclass(frozen=True)
-class ByRound:
+class ByRound(NamedTuple):
     """The record of a round."""
 
     run: str
     round: int
 
 
-@dataclass(frozen=True)
-class ByTag:
+class ByTag(NamedTuple):
     """The record with a tag in a run; a bare tag (``run`` is None) has to be unique."""
 
     run: str | None

@@ -5,11 +5,13 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Executable, bindparam, func, select
+from sqlalchemy.orm import aliased
 
 from recordstore.exceptions import AmbiguousReferenceError, CorruptRecordError, RecordNotFoundError
 from recordstore.info import RecordInfo, RunInfo
 from recordstore.orm import READY, ArrayRow, BlobRow, MetricRow, RecordRow, TagRow
 from recordstore.refs import ById, ByRound, ByTag, Latest, Ref
+from recordstore.rowchecks import check_head, check_name, check_order, check_run
 
 # What each read needs, made once: the making of statements took a third of the time until a small array is there.
 _READY = select(
@@ -24,16 +26,15 @@ _READY = select(
     RecordRow.checkpoint_digest,
 ).where(RecordRow.state == READY)
 _BY_ID = _READY.where(RecordRow.id == bindparam("id"))
-_BY_ROUND = _READY.where(RecordRow.run == bindparam("run"), RecordRow.round == bindparam("round"))
+# An index that is damaged may lead to any record: it gives an id, and the row of that has to say the same.
+_Key = aliased(RecordRow)
+_BY_KEY = _READY.join(_Key, _Key.id == RecordRow.id).where(_Key.run == bindparam("run"))
+_BY_ROUND = _BY_KEY.where(_Key.round == bindparam("round"))
 _BY_TAG = _READY.join(TagRow, TagRow.record_id == RecordRow.id).where(
     TagRow.run == bindparam("run"), TagRow.name == bindparam("name")
 )
 _NEWEST = _READY.order_by(RecordRow.id.desc()).limit(1)
-_LATEST = (
-    _READY.where(RecordRow.run == bindparam("run"))
-    .order_by(RecordRow.round.desc().nulls_last(), RecordRow.id.desc())
-    .limit(1)
-)
+_LATEST = _BY_KEY.order_by(_Key.round.desc().nulls_last(), _Key.id.desc()).limit(1)
 _ARRAYS = (
     select(
         ArrayRow.position,
@@ -130,7 +131,7 @@ class RecordRepository:
         """Return the newest record, or that of the highest round of a run."""
         if run is None:
             return self._head(_NEWEST)
-        return self._head(_LATEST, run=run)
+        return _agreeing(self._head(_LATEST, run=run), run)
 
     def best(self, metric: str, *, maximum: bool, run: str | None) -> RecordHead | None:
         """Return the record with the highest or lowest value of a metric, the oldest of several; NaN is never it."""
@@ -145,7 +146,13 @@ class RecordRepository:
     def ids(self, *, after: int, limit: int) -> Sequence[int]:
         """Return the next ids."""
         query = select(RecordRow.id).where(RecordRow.state == READY, RecordRow.id > after)
-        return self._connection.scalars(query.order_by(RecordRow.id).limit(limit)).all()
+        return check_order(self._connection.scalars(query.order_by(RecordRow.id).limit(limit)).all(), after=after)
+
+    def findable(self, ids: Sequence[int]) -> set[int]:
+        """Return those of the ids that a lookup finds: a damaged table may list others."""
+        # backwards: a lookup of the id behind the last one found is none, SQLite takes the next row of the table
+        query = select(RecordRow.id).where(RecordRow.id.in_(ids), RecordRow.state == READY)
+        return set(self._connection.scalars(query.order_by(RecordRow.id.desc())))
 
     def page(self, run: str | None, *, after: int | None, newest_first: bool, limit: int) -> Sequence[RecordHead]:
         """Return the next records in the order of their ids, or the reverse."""
@@ -154,7 +161,9 @@ class RecordRepository:
             query = query.where(RecordRow.run == run)
         if after is not None:
             query = query.where(RecordRow.id < after if newest_first else RecordRow.id > after)
-        return [RecordHead._make(row) for row in self._connection.execute(query)]
+        heads = [RecordHead._make(row) for row in self._connection.execute(query)]
+        check_order([head.id for head in heads], after=after, newest_first=newest_first)
+        return heads
 
     def runs(self) -> list[RunInfo]:
         """Return the runs by name."""
@@ -164,7 +173,7 @@ class RecordRepository:
             .group_by(RecordRow.run)
             .order_by(RecordRow.run)
         )
-        return [RunInfo(run, count, last) for run, count, last in rows if run is not None]
+        return [RunInfo(*check_run(*row)) for row in rows]
 
     def count(self) -> int:
         """Return the number of records."""
@@ -172,6 +181,8 @@ class RecordRepository:
 
     def infos(self, rows: Sequence[RecordHead]) -> list[RecordInfo]:
         """Return what is known of records, with three queries however many they are."""
+        for row in rows:
+            check_head(row.id, row.run, row.round, row.array_count, row.nbytes, row.digest)
         ids = [row.id for row in rows]
         names = self._grouped(
             select(ArrayRow.record_id, ArrayRow.name)
@@ -184,7 +195,7 @@ class RecordRepository:
         metrics = select(MetricRow.record_id, MetricRow.name, MetricRow.value).where(MetricRow.record_id.in_(ids))
         values: dict[int, dict[str, float]] = {}
         for record_id, name, value in self._connection.execute(metrics.order_by(MetricRow.name)):
-            values.setdefault(record_id, {})[name] = value
+            values.setdefault(record_id, {})[check_name(record_id, name)] = value
         return [_info(row, values.get(row.id, {}), tags.get(row.id, ()), names.get(row.id, ())) for row in rows]
 
     def arrays(self, record_id: int, *, parts: bool = False) -> list[tuple[Any, ...]]:
@@ -206,7 +217,10 @@ class RecordRepository:
 
     def tagged(self, run: str, name: str) -> RecordHead | None:
         """Return the record of a run with a tag; ``run`` is ``''`` for the records without a run."""
-        return self._head(_BY_TAG, run=run, name=name)
+        row = self._head(_BY_TAG, run=run, name=name)
+        if row is not None and (row.run or "") != run:
+            raise CorruptRecordError(f"the tag {name!r} leads to record {row.id}, which is of another run")
+        return row
 
     def _search(self, ref: Ref) -> RecordHead | None:
         match ref:
@@ -215,7 +229,7 @@ class RecordRepository:
             case Latest(run):
                 return self.latest(run)
             case ByRound(run, round_):
-                return self._head(_BY_ROUND, run=run, round=round_)
+                return _agreeing(self._head(_BY_ROUND, run=run, round=round_), run, round_)
             case ByTag(run, tag):
                 return self.tagged(run or "", tag) or (None if run else self._search_bare_tag(tag))
 
@@ -233,8 +247,17 @@ class RecordRepository:
     def _grouped(self, query: Executable) -> dict[int, list[str]]:
         groups: dict[int, list[str]] = {}
         for record_id, name in self._connection.execute(query):
-            groups.setdefault(record_id, []).append(name)
+            groups.setdefault(record_id, []).append(check_name(record_id, name))
         return groups
+
+
+def _agreeing(row: RecordHead | None, run: str, round_: int | None = None) -> RecordHead | None:
+    """Return a record that an index has led to, if it is of this run and, unless that is None, this round."""
+    if row is not None and (row.run != run or round_ not in {None, row.round}):
+        raise CorruptRecordError(
+            f"an index leads to record {row.id} for a run or round that it is not of: it is damaged"
+        )
+    return row
 
 
 def _info(row: RecordHead, metrics: dict[str, float], tags: Sequence[str], names: Sequence[str]) -> RecordInfo:

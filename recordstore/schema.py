@@ -3,12 +3,13 @@
 import shlex
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 from sqlalchemy import Connection
 
+from recordstore.definitions import DEFINITIONS, SQLITE_OWN, definition
 from recordstore.engine import Database
 from recordstore.exceptions import (
     NotARecordStoreError,
@@ -108,8 +109,9 @@ def inspect(connection: Connection, target: Target) -> int | None:
             f"{target} has schema {version:04}, this recordstore knows up to {HEAD}: "
             "upgrade it with pip install --upgrade flwr-recordstore"
         )
-    _check_objects(query, target, complete=version == int(HEAD))
-    rows = query(f"SELECT version_num FROM {VERSION_TABLE}")  # noqa: S608
+    _check_objects(query, target, version)
+    # a constant: nothing is injected
+    rows = query(f"SELECT version_num FROM {VERSION_TABLE}")  # noqa: S608  # nosec B608
     if rows != [(f"{version:04}",)]:
         raise NotARecordStoreError(f"{target} contradicts itself about its schema: {version:04} and {rows}")
     return version
@@ -130,21 +132,35 @@ def _read_version(query: Callable[[str], list[tuple[object, ...]]], target: Targ
     )
 
 
-def _check_objects(query: Callable[[str], list[tuple[object, ...]]], target: Target, *, complete: bool) -> None:
-    """Refuse what we did not make: a trigger, a view or a virtual table would run code of the file's author."""
-    tables = {*Base.metadata.tables, VERSION_TABLE}
-    indexes = {index.name for table in Base.metadata.tables.values() for index in table.indexes}
+def _check_objects(query: Callable[[str], list[tuple[object, ...]]], target: Target, version: int) -> None:
+    """Refuse what we did not make: a trigger, a view, a default or a check would run code of the file's author."""
+    expected = DEFINITIONS.get(version) or _names()
     seen = set()
-    for kind, name, rootpage in query("SELECT type, name, rootpage FROM sqlite_schema"):
+    for kind, name, table, rootpage, sql in query("SELECT type, name, tbl_name, rootpage, sql FROM sqlite_schema"):
         text = str(name)
-        known = (kind == "table" and (text in tables or text.startswith(("sqlite_sequence", "sqlite_stat")))) or (
-            kind == "index" and (text in indexes or text.startswith("sqlite_autoindex_") or not complete)
-        )
-        if not known or not rootpage:
+        if not _is_known(str(kind), text, sql, expected) or not rootpage:
             raise NotARecordStoreError(f"{target} holds the {kind} {text!r}, which no record store has; refused")
+        if expected.get(text) and definition(str(kind), str(table), str(sql)) != expected[text]:
+            raise NotARecordStoreError(f"{target} holds the {kind} {text!r}, defined as in no record store; refused")
         seen.add(text)
-    if complete and (missing := (tables | indexes) - seen):
-        raise NotARecordStoreError(f"{target} lacks {', '.join(sorted(map(str, missing)))}: it is damaged")
+    if missing := expected.keys() - seen:
+        raise NotARecordStoreError(f"{target} lacks {', '.join(sorted(missing))}: it is damaged")
+
+
+def _is_known(kind: str, name: str, sql: object, expected: Mapping[str, str]) -> bool:
+    if name in SQLITE_OWN:
+        return kind == "table" and sql == SQLITE_OWN[name]
+    if name.startswith("sqlite_autoindex_"):
+        return kind == "index" and sql is None
+    return kind in {"table", "index"} and name in expected
+
+
+def _names() -> dict[str, str]:
+    """Return the names of the tables and indexes of a version whose definitions are not recorded yet."""
+    tables = Base.metadata.tables
+    return dict.fromkeys(
+        [VERSION_TABLE, *tables, *(str(index.name) for one in tables.values() for index in one.indexes)], ""
+    )
 
 
 def _refuse_change(database: Database, version: int | None, *, upgrade: bool) -> None:

@@ -3,31 +3,15 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from recordstore.drafts import Draft, DraftRepository
-from recordstore.handle import DEFAULT_GRACE
-from recordstore.info import RecordInfo, Swept
+from recordstore.drafts import Draft
 from recordstore.inputs import Input
-from recordstore.loading import RecordLoader
-from recordstore.refs import parse_ref
-from recordstore.repository import RecordRepository
 from recordstore.savehandle import SaveHandle
 from recordstore.snapshot import Snapshot
-from recordstore.sweep import kill_orphans, sweep
-from recordstore.validation import (
-    check_bool,
-    check_metadata,
-    check_metrics,
-    check_round,
-    check_run,
-    check_seconds,
-    check_tags,
-)
-
-DELETE_STEPS = 64
-"""Transactions of at most 32 MiB in which one ``delete`` frees space; the next ones, or ``gc``, free the rest."""
+from recordstore.upkeep import Upkeep
+from recordstore.validation import check_bool, check_metadata, check_metrics, check_round, check_run, check_tags
 
 
-class RecordStore(RecordLoader):
+class RecordStore(Upkeep):
     """A database of records.
 
     **Atomic.** A record is wholly visible or not at all, whatever is killed and whoever reads meanwhile.
@@ -207,57 +191,6 @@ class RecordStore(RecordLoader):
             return snapshot
 
         return self._background.start(_title(draft), take, lambda snapshot: self._write(draft, snapshot))
-
-    def delete(self, ref: int | str | RecordInfo) -> None:
-        """Delete a record: at once for all who look for it, then its space is freed.
-
-        Bytes that other records share stay. Freed space is used by later saves.
-
-        Raises
-        ------
-        RecordNotFoundError
-            There is no such record.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> with RecordStore(":memory:") as store:
-        ...     record_id = store.save([np.ones(2)])
-        ...     store.delete(record_id)
-        ...     len(store)
-        0
-        """
-        self._check_writable()
-        parsed = parse_ref(ref)
-        with self._database.write() as session:
-            DraftRepository(session).hide(RecordRepository(session.connection()).find(parsed).id)
-        self._sweep_share(DELETE_STEPS)
-
-    def gc(self, *, grace: float = DEFAULT_GRACE) -> Swept:
-        """Remove what deleted records, killed writers and failed saves have left.
-
-        Parameters
-        ----------
-        grace
-            Seconds; an unfinished save that was not touched for so long is taken for dead. With 0 nobody else may be
-            saving.
-
-        Returns
-        -------
-        Swept
-            How many records, blobs and bytes were removed.
-
-        Examples
-        --------
-        >>> with RecordStore(":memory:") as store:
-        ...     store.gc(grace=0)
-        Swept(records=0, blobs=0, nbytes=0)
-        """
-        self._check_writable()
-        seconds = check_seconds("grace", grace)
-        self._background.settle()  # which is alive, whatever its grace
-        kill_orphans(self._database)
-        return sweep(self._database, grace=seconds)
 
 
 def _draft(run: object, round_: object, *, metrics: object, metadata: object, tags: object, overwrite: object) -> Draft:

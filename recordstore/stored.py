@@ -72,7 +72,7 @@ class StoredArray:
         self.dtype = row.dtype
         self.shape = parse_shape(listing, row)
         self.stype = row.stype
-        self.nbytes = row.nbytes
+        self.nbytes = row.blob_nbytes  # which each read proves; the one of the array is nowhere hashed
 
     @property
     def data(self) -> bytes:
@@ -107,7 +107,8 @@ class StoredArray:
     def __getitem__(self, key: Any) -> Any:
         first, *rest = key if isinstance(key, tuple) and key else (key,)
         wanted = self._wanted(first)
-        rows = None if wanted is None else self._read_rows(min(wanted, default=0), max(wanted, default=-1) + 1)
+        low, high = sorted((wanted[0], wanted[-1])) if wanted else (0, -1)
+        rows = None if wanted is None else self._read_rows(low, high + 1)
         if wanted is None or rows is None:
             return (self.torch() if self.stype == SType.TORCH else self.numpy())[key]
         return rows[(slice(None, None, wanted.step) if isinstance(first, slice) else 0, *rest)]

@@ -9,11 +9,12 @@ from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from operator import add
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, exists, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or_, select, update
 
 from recordstore import constants
 from recordstore.blobs import BlobRepository, literal
 from recordstore.engine import Database
+from recordstore.exceptions import CorruptRecordError
 from recordstore.info import Swept
 from recordstore.orm import DEAD, DELETING, READY, WRITING, ArrayRow, BlobRow, ChunkRow, MetricRow, RecordRow, TagRow
 
@@ -73,7 +74,9 @@ def _sweep_record(connection: Connection, grace: float) -> Swept | None:
     record_id = connection.scalar(select(RecordRow.id).where(_unfinished(grace)).limit(1))
     if record_id is None:
         return None
-    connection.execute(update(RecordRow).where(RecordRow.id == record_id).values(state=DELETING))
+    hidden = update(RecordRow).where(RecordRow.id == record_id, RecordRow.state != READY)
+    if not connection.execute(hidden.values(state=DELETING)).rowcount:
+        raise CorruptRecordError(f"an index lists record {record_id} as left over, which it is not: it is damaged")
     mine = ArrayRow.record_id == record_id
     rows = connection.execute(
         select(ArrayRow.position, ArrayRow.blob_id).where(mine).order_by(ArrayRow.position).limit(constants.BATCH_ROWS)
@@ -95,11 +98,22 @@ def _sweep_blobs(connection: Connection) -> Swept:
         select(BlobRow.id).where(BlobRow.state == literal(DEAD)).order_by(BlobRow.id).limit(constants.BATCH_ROWS)
     ).all()
     chunks = connection.execute(
-        select(ChunkRow.id, ChunkRow.nbytes).where(ChunkRow.blob_id.in_(dead)).limit(constants.BATCH_ROWS)
+        select(ChunkRow.id, ChunkRow.blob_id, ChunkRow.nbytes)
+        .where(ChunkRow.blob_id.in_(dead))
+        .limit(constants.BATCH_ROWS)
     ).all()
     sizes = list(accumulate(chunk.nbytes for chunk in chunks))
     count = max(1, sum(size <= constants.BATCH_BYTES for size in sizes))
+    _check_dead(connection, {chunk.blob_id for chunk in chunks[:count]} or set(dead))
     connection.execute(delete(ChunkRow).where(ChunkRow.id.in_([chunk.id for chunk in chunks[:count]])))
     empty = ~exists().where(ChunkRow.blob_id == BlobRow.id)
     gone = connection.execute(delete(BlobRow).where(BlobRow.id.in_(dead), empty).returning(BlobRow.id)).all()
     return Swept(0, len(gone), sizes[count - 1] if sizes else 0)
+
+
+def _check_dead(connection: Connection, blob_ids: set[int]) -> None:
+    """Raise unless blobs are dead and no array needs them: the index that has led to them may be damaged."""
+    used = exists().where(ArrayRow.blob_id == BlobRow.id)
+    query = select(func.count()).where(BlobRow.id.in_(blob_ids), BlobRow.state == DEAD, ~used)
+    if connection.scalar(query) != len(blob_ids):
+        raise CorruptRecordError("an index or a state says that bytes are left over, which are in use or not there")

@@ -40,7 +40,7 @@ LONG_BYTES = 1024
 MAX_DEPTH = 150
 """Levels of JSON: what was written has to be readable wherever in a deep stack the reader is called."""
 
-SCALARS = re.compile(r"\|b1|\|[iu]1|<[iu][248]|<f[248]|<c(8|16)|<[mM]8\[\d*\w+\]|<U\d+|\|S\d+")
+SCALARS = re.compile(r"\|b1|\|[iu]1|<[iu][248]|<f[248]|<c(8|16)|<[mM]8\[\d*[A-Za-z]+\]|<U\d+|\|S\d+")
 """Dtypes of NumPy's scalars that are their bytes and nothing else, on every machine."""
 
 _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
@@ -244,7 +244,7 @@ _LEAVES: dict[str, Callable[[Any], Any]] = {
     "$bytes": lambda text: base64.b64decode(text, validate=True),
     "$scalar": lambda parts: _scalar(*parts),
 }
-_MAKERS: dict[str, Callable[[list[Any]], Any]] = {
+_MAKERS: dict[str, Callable[[Any], Any]] = {
     "$tuple": tuple,
     "$set": set,
     "$frozenset": frozenset,
@@ -252,7 +252,7 @@ _MAKERS: dict[str, Callable[[list[Any]], Any]] = {
     "$ordered": OrderedDict,
     "$counter": lambda pairs: Counter(dict(pairs)),
     "$complex": lambda parts: complex(*parts),
-    "$bytearray": bytearray,
+    "$bytearray": lambda data: bytearray(memoryview(data)),  # of a number it would be as many zeros
     "$deque": lambda parts: deque(*parts),
     "$defaultdict": lambda parts: defaultdict(_FACTORIES[parts[0]], dict(parts[1])),
 }

@@ -9,7 +9,13 @@ from urllib.parse import quote
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from recordstore.exceptions import InvalidTypeError, InvalidValueError, NotARecordStoreError, StoreAccessError
+from recordstore.exceptions import (
+    InvalidTypeError,
+    InvalidValueError,
+    NotARecordStoreError,
+    RecordStoreError,
+    StoreAccessError,
+)
 
 MEMORY = ":memory:"
 
@@ -69,8 +75,17 @@ def parse_target(target: str | os.PathLike[str] | URL) -> Target:
     InvalidTypeError
         Neither a path nor a URL.
     InvalidValueError
-        A URL of another database than SQLite, or with options.
+        A URL of another database than SQLite, or with more than a path.
     """
+    try:
+        return _parse(target)
+    except RecordStoreError as error:
+        raise error.with_traceback(None) from None
+    finally:
+        del target  # it may hold a password, which some tools would show with the frames of a traceback
+
+
+def _parse(target: object) -> Target:
     if isinstance(target, URL):
         return _from_url(target)
     if not isinstance(target, (str, os.PathLike)):
@@ -81,6 +96,23 @@ def parse_target(target: str | os.PathLike[str] | URL) -> Target:
     if isinstance(target, str) and "://" in target:
         return _from_url(_parse_url(target))
     return _from_path(path)
+
+
+def check_path(path: object) -> Path:
+    """Return the absolute path of a file that a user named.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        It is none.
+    """
+    if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
+        raise InvalidTypeError(f"path must be a text path, not {type(path).__name__}")
+    name = os.fspath(path)
+    where = _from_path(name).path
+    if where is None or "://" in name:
+        raise InvalidValueError("path must be that of a new file, not ':memory:' or a URL")
+    return Path(where)
 
 
 def _parse_url(text: str) -> URL:
@@ -100,6 +132,8 @@ def _from_url(url: URL) -> Target:
         )
     if url.query:
         raise InvalidValueError("options in the URL are not supported; use the arguments of RecordStore")
+    if url.host or url.port or url.username or url.password:
+        raise InvalidValueError("an SQLite URL names a file and nothing else: sqlite:///relative or sqlite:////abs")
     return _from_path(url.database or MEMORY)
 
 

@@ -61,6 +61,7 @@ class Writer:
         self._nbytes = 0
         self._blobs = _Digests()
         self._arrays = _Digests()
+        self._shares = False
         self.left_over = False
         """Whether chunks were written that the sweep has to remove."""
 
@@ -93,7 +94,8 @@ class Writer:
             self._database.rest()
             batch = feed.next_batch()
         if self._batches > 1:
-            self._database.shrink()
+            with contextlib.suppress(RecordStoreError):  # the record is there, whatever becomes of the memory
+                self._database.shrink()
 
     def _write_whole(self, feed: Feed, batch: Batch) -> None:
         """Write a record that is one batch, all of whose digests are known before the transaction begins."""
@@ -105,6 +107,7 @@ class Writer:
             drafts = DraftRepository(session)
             self._id = drafts.add(self._draft, self._token, content)
             self._store(drafts, BlobRepository(session.connection()), feed, batch, uploads)
+            self._check_shared(drafts)
 
     def _write_batch(self, feed: Feed, batch: Batch) -> bool:
         """Write one batch, and return whether the record was published with it."""
@@ -135,6 +138,7 @@ class Writer:
                 self._finish(drafts, blobs, ready, upload)
         fresh = [upload for upload in uploads if upload.blob_id is None]
         self._place(blobs, ready, fresh)
+        self._shares |= any(not upload.owned and upload.blob_id is not None for upload in fresh)
         drafts.add_arrays([self._array_row(upload) for upload in fresh if upload.blob_id is not None])
         for upload in fresh:
             if upload.blob_id is None:
@@ -222,11 +226,16 @@ class Writer:
 
     def _publish(self, drafts: DraftRepository) -> None:
         """Make the record visible, once what the database holds of it is what was written."""
-        if self._batches and not self._blobs.equal(drafts.blob_digests(self._id)):
-            raise CorruptRecordError(
-                f"an array that the unfinished record {self._id} shares was found damaged meanwhile; save it again"
-            )
+        self._check_shared(drafts)
         drafts.publish(self._id, self._token, self._draft, self._content())
+
+    def _check_shared(self, drafts: DraftRepository) -> None:
+        """Raise if stored bytes, which an index has led to or which have been found damaged since, are others."""
+        if (self._batches or self._shares) and not self._blobs.equal(drafts.blob_digests(self._id)):
+            raise CorruptRecordError(
+                f"an array that the unfinished record {self._id} shares was found damaged; nothing was saved and the "
+                "input is intact: save it again"
+            )
 
     def _known_heads(self, heads: Heads) -> Heads:
         with self._database.read() as connection:

@@ -19,6 +19,29 @@ sys.path.insert(0, str(Path(__file__).parent))  # for support.py
 Query = Callable[..., list[tuple[Any, ...]]]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("reliability")
+    group.addoption("--seed", type=int, help="of the random trials of tests/reliability")
+    group.addoption("--only", type=int, metavar="TRIAL", help="repeat one trial")
+    group.addoption(
+        "--many",
+        type=float,
+        nargs="?",
+        const=1.0,
+        metavar="SHARE",
+        help="try as often as docs/reliability.md says, or a share of it",
+    )
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Show what the random tests have tried, whichever process it was in."""
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome)]
+    told = [text for report in reports for name, text in report.user_properties if name == "trials"]
+    if told:
+        terminalreporter.section("trials")
+        terminalreporter.write_line("\n".join(sorted(told)))
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "store.db"

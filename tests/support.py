@@ -20,7 +20,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import count
 from pathlib import Path
@@ -43,13 +43,17 @@ NEXT = f"{int(HEAD) + 1:04}"
 
 
 class Child:
-    """A process that runs ``function(*arguments)``, which are sent as JSON; leaving the block ends it."""
+    """A process that runs ``function(*arguments)``, which are sent as JSON; leaving the block ends it.
 
-    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
-        folders = [Path(recordstore.__file__).parents[1], Path(__file__).parent]
+    ``under`` is a command that runs it, such as strace with its options.
+    """
+
+    def __init__(self, function: Callable[..., object], *arguments: object, under: Sequence[str] = ()) -> None:
+        file = Path(function.__code__.co_filename)
+        folders = dict.fromkeys([Path(recordstore.__file__).parents[1], Path(__file__).parent, file.parent])
         texts = json.dumps([str(item) if isinstance(item, Path) else item for item in arguments])
         self._process = subprocess.Popen(
-            [sys.executable, __file__, function.__code__.co_filename, function.__name__, texts],
+            [*under, sys.executable, __file__, file, function.__name__, texts],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))},

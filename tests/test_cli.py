@@ -45,24 +45,26 @@ def test_the_module_is_a_command(full_path: Path) -> None:
     assert "usage: python -m recordstore" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["check", "upgrade"])
+@pytest.mark.parametrize("command", ["check", "upgrade", "verify", "backup", "compact"])
 def test_a_target_that_is_no_store_is_an_error_on_stderr(
     path: Path, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([command, str(path)]) == 1
+    rest = [str(path.with_name("copy.db"))] if command == "backup" else []
+    arguments = [command, str(path), *rest]
+    assert main(arguments) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith(f"recordstore: {path} does not exist")
-    assert not path.exists(), "neither command creates a store"
+    assert list(path.parent.iterdir()) == [], "no command creates a store"
 
     path.write_text("round,accuracy\n" * 100)
-    assert main([command, str(path)]) == 1
+    assert main(arguments) == 1
     assert capsys.readouterr().err.startswith(f"recordstore: {path}: this is no record store")
 
-    assert main([command, str(path.parent)]) == 1
+    assert main([command, str(path.parent), *rest]) == 1
     assert "is a folder" in capsys.readouterr().err
 
-    assert main([command, "postgresql://me:secret@host/db"]) == 1
+    assert main([command, "postgresql://me:secret@host/db", *rest]) == 1
     assert "secret" not in capsys.readouterr().err
 
 

@@ -79,7 +79,7 @@ def test_freed_space_is_used_by_later_saves(file_store: RecordStore, path: Path)
 def test_gc_removes_what_a_delete_could_not_and_says_how_much(
     file_store: RecordStore, query: Query, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recordstore.store.DELETE_STEPS", 0)
+    monkeypatch.setattr("recordstore.upkeep.DELETE_STEPS", 0)
     first = file_store.save({"a": array(1), "b": array(2)})
     second = file_store.save({"a": array(3), "c": array(2)})
     file_store.delete(first)
@@ -92,7 +92,7 @@ def test_gc_removes_what_a_delete_could_not_and_says_how_much(
 
 def test_gc_takes_bounded_steps(file_store: RecordStore, query: Query, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recordstore.constants.CHUNK_SIZE", 512)
-    monkeypatch.setattr("recordstore.store.DELETE_STEPS", 0)
+    monkeypatch.setattr("recordstore.upkeep.DELETE_STEPS", 0)
     file_store.delete(file_store.save({str(number): array(number) for number in range(9)}))
     monkeypatch.setattr("recordstore.constants.BATCH_BYTES", 4000)
     monkeypatch.setattr("recordstore.constants.BATCH_ROWS", 7)

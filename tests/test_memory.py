@@ -1,7 +1,9 @@
 """What a save and a read cost: peak memory, bytes on the disk, rows. Counted, in processes of their own."""
 
+import gc
 import os
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 from support import Child, bytes_written, flaws, memory_used, npy, rows, say
 
-from recordstore import Array, ArrayRecord, RecordStore
+from recordstore import Array, ArrayRecord, CorruptRecordError, RecordStore
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 MIB = 1024 * 1024
@@ -199,6 +201,30 @@ def load_into_two_gigabytes(path: str) -> None:
             store.load_into(record_id, strided, strict=False)
         assert all(np.array_equal(strided[name], noise(int(name), len(array))) for name, array in strided.items())
     say(used)
+
+
+def test_a_read_that_fails_lets_go_of_what_it_has_read(path: Path) -> None:
+    arrays = {"sound": noise(1, 32_000_000), "damaged": noise(2, 24_000_000)}
+    place = {name: np.zeros_like(array) for name, array in arrays.items()}
+    with RecordStore(path) as store:
+        store.save(arrays)
+        rows(path, "UPDATE chunk SET data = zeroblob(length(data)) WHERE blob_id = 2 AND seq = 20")
+        reads: list[Callable[[], Any]] = [
+            lambda: store.load(1),
+            lambda: list(store.stream(1)),
+            lambda: store.load_into(1, place),
+            store.open(1)["damaged"].numpy,
+        ]
+        gc.disable()  # which would let go of it at some time
+        tracemalloc.start()
+        try:
+            for read in reads:
+                with pytest.raises(CorruptRecordError):
+                    read()
+                assert tracemalloc.get_traced_memory()[0] < MIB
+        finally:
+            tracemalloc.stop()
+            gc.enable()
 
 
 @linux_only

@@ -162,7 +162,7 @@ def test_bytes_that_a_draft_shares_outlive_the_record_that_brought_them(stages: 
 def test_a_save_during_gc_shares_nothing_that_gc_removes(
     stages: Iterator[Stage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recordstore.store.DELETE_STEPS", 0)
+    monkeypatch.setattr("recordstore.upkeep.DELETE_STEPS", 0)
     monkeypatch.setattr("recordstore.constants.BATCH_ROWS", 2)
     for stage in stages:
         stage.other.delete(stage.other.save(SHORT))
@@ -312,7 +312,7 @@ def test_a_record_deleted_under_a_reader_is_read_exactly_or_not_found(stages: It
 def test_a_record_hidden_but_not_swept_is_read_to_its_end(
     stages: Iterator[Stage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recordstore.store.DELETE_STEPS", 0)
+    monkeypatch.setattr("recordstore.upkeep.DELETE_STEPS", 0)
     for stage in stages:
         stage.other.save(MODEL)
         with stage.meanwhile(lambda stage=stage: stage.other.delete(1)):

@@ -40,7 +40,8 @@ class Decoder:
             "$parameter": lambda content: self._parameter(*content),
             "$ArrayRecord": self._array_record,
             "$Parameters": self._parameters,
-            "$Random": lambda content: _with_state(random.Random(), "setstate", self.decode(content)),  # noqa: S311
+            # a generator of the strategy's, given back its state: no secret depends on it
+            "$Random": lambda content: _with_state(random.Random(), "setstate", self.decode(content)),  # noqa: S311  # nosec B311
             "$Generator": self._generator,
             "$RandomState": lambda content: _with_state(np.random.RandomState(), "set_state", self.decode(content)),
             "$torch.Generator": self._torch_generator,

@@ -1,0 +1,125 @@
+"""Reading every byte of records, to find out which are not what was saved."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from recordstore.blobs import BlobRepository
+from recordstore.engine import Database
+from recordstore.exceptions import CorruptRecordError, RecordNotFoundError
+from recordstore.history import HistoryRepository
+from recordstore.info import Damage, Progress, VerifyReport
+from recordstore.listing import Listing, Proofs, open_checkpoint, open_record
+from recordstore.reader import Reader, parse_shape
+from recordstore.refs import ById
+from recordstore.repository import RecordRepository, StoredArrayRow, check_arrays
+
+ID_PAGE = 1000
+"""Ids that one query reads."""
+
+
+class Verifier:
+    """Checks records, and notes what is wrong; bytes that several arrays share are read once."""
+
+    def __init__(self, database: Database, reader: Reader, progress: Callable[[Progress], object]) -> None:
+        self._database = database
+        self._reader = reader
+        self._tell = progress
+        self._proofs = Proofs()
+        self._sound: set[int] = set()
+        self._broken: dict[int, str] = {}
+        self._damaged: list[Damage] = []
+        self._records = self._arrays = self._done = self._total = 0
+
+    def report(self) -> VerifyReport:
+        """Return what was found."""
+        return VerifyReport(self._records, self._arrays, self._done, tuple(self._damaged))
+
+    def check_all(self) -> None:
+        """Check all records, and the history of all runs."""
+        with self._noting(None), self._database.read() as connection:
+            self._total = BlobRepository(connection).nbytes()
+        after = 0
+        ids: list[int] = [0]
+        while ids:
+            ids = []
+            with self._noting(None), self._database.read() as connection:
+                records = RecordRepository(connection)
+                ids = list(records.ids(after=after, limit=ID_PAGE))
+                lost = set(ids) - records.findable(ids)
+            for record_id in ids:
+                if record_id in lost:
+                    self._note(record_id, None, "it is listed and cannot be found: the table of records is damaged")
+                else:
+                    self.check(record_id)
+            after = max(ids, default=after)
+        self._check_histories()
+
+    def check(self, record_id: int) -> None:
+        """Check one record, unless it was deleted meanwhile."""
+        before = len(self._damaged)
+        try:
+            with self._noting(record_id):
+                try:
+                    listing = open_record(self._database, self._proofs, ById(record_id), None)
+                except CorruptRecordError:
+                    self._mark_arrays(record_id)
+                    raise
+                self._check_listing(listing)
+            with self._noting(record_id):
+                checkpoint = open_checkpoint(self._database, ById(record_id))
+                if checkpoint is not None:
+                    self._check_listing(checkpoint[1])
+            with self._noting(record_id), self._database.read() as connection:
+                records = RecordRepository(connection)
+                records.infos([records.find(ById(record_id))])
+        except RecordNotFoundError:
+            del self._damaged[before:]
+            return
+        self._records += 1
+
+    def _check_listing(self, listing: Listing) -> None:
+        self._arrays += len(listing.arrays)
+        for row in listing.arrays:
+            with self._noting(listing.record_id, row.name):
+                parse_shape(listing, row)
+        fresh = {row.blob_id: row for row in listing.arrays if not self._is_known(row)}
+        self._total = max(self._total, self._done + sum(row.blob_nbytes for row in fresh.values()))
+        for row, error in self._reader.check(listing, list(fresh.values())):
+            if error is None:
+                self._sound.add(row.blob_id)
+            else:
+                self._broken[row.blob_id] = error
+            self._done += row.blob_nbytes
+            self._tell(Progress(self._done, self._total))
+        for row in listing.arrays:
+            if row.blob_id in self._broken:
+                self._note(listing.record_id, row.name, self._broken[row.blob_id])
+
+    def _mark_arrays(self, record_id: int) -> None:
+        """Have the damaged ones of its arrays marked, although their list is not the one that was saved."""
+        with suppress(CorruptRecordError):
+            with self._database.read() as connection:
+                rows = check_arrays(record_id, RecordRepository(connection).arrays(record_id))
+            for _ in self._reader.check(Listing(record_id, rows), rows):
+                pass
+
+    def _is_known(self, row: StoredArrayRow) -> bool:
+        return row.blob_id in self._sound or row.blob_id in self._broken
+
+    def _check_histories(self) -> None:
+        runs: list[str] = []
+        with self._noting(None), self._database.read() as connection:
+            runs = HistoryRepository(connection).runs()
+        for run in runs:
+            with self._noting(None), self._database.read() as connection:
+                HistoryRepository(connection).of(run, None)
+
+    @contextmanager
+    def _noting(self, record_id: int | None, array: str | None = None) -> Iterator[None]:
+        try:
+            yield
+        except CorruptRecordError as error:
+            self._note(record_id, array, str(error))
+
+    def _note(self, record_id: int | None, array: str | None, message: str) -> None:
+        self._damaged.append(Damage(record_id, array, message))

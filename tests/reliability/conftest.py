@@ -1,0 +1,51 @@
+"""Tests that try to break the promises of the store, in everyday numbers or, with ``--many``, in large ones."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the modules beside this one
+
+from trials import Trials
+
+SEED = 20_261_125
+HERE = Path(__file__).parent
+
+SMALL: dict[str, Any] = {
+    "CHUNK_SIZE": 16 * 1024,
+    "BATCH_BYTES": 64 * 1024,
+    "BATCH_ROWS": 40,
+    "RING_CHUNKS": 6,
+    "PAUSE_SECONDS": 0.0,
+}
+"""Sizes with which a record of some hundred kilobytes takes many batches."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.reliability)
+
+
+@pytest.fixture
+def trials(request: pytest.FixtureRequest) -> Trials:
+    """As many trials as ``@pytest.mark.trials(everyday, many)`` says, from the seed of this run."""
+    everyday, many = request.node.get_closest_marker("trials").args
+    options = request.config.option
+    seed = SEED if options.seed is None else options.seed
+    share = options.many
+    count = everyday if share is None else max(everyday, round(many * share))
+
+    def tell(text: str) -> None:
+        request.node.user_properties.append(("trials", text))
+
+    return Trials(request.node.name, seed, count, only=options.only, tell=tell)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sizes that children set with ``make_small(**SMALL)``."""
+    for name, value in SMALL.items():
+        monkeypatch.setattr(f"recordstore.constants.{name}", value)

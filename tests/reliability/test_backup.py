@@ -1,0 +1,356 @@
+"""A backup is the store of one moment, whole or not there, whatever others do meanwhile."""
+
+import errno
+import os
+import signal
+import sqlite3
+import stat
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support import Child, flaws, hear, make_small, rows, say
+
+from recordstore import (
+    InvalidTypeError,
+    InvalidValueError,
+    Progress,
+    RecordStore,
+    StorageFullError,
+    StoreAccessError,
+    StoreBusyError,
+    backup,
+)
+from recordstore.__main__ import main
+
+MEGABYTE = 1_000_000
+
+
+def noise(seed: int, nbytes: int = MEGABYTE) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, nbytes, np.uint8)
+
+
+@pytest.fixture
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backup, "STEP_BYTES", 8 * 32768)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    return tmp_path / "copy.db"
+
+
+def content(store: RecordStore) -> dict[int, dict[str, bytes]]:
+    return {id_: {name: array.data for name, array in store.load(id_).items()} for id_ in store}
+
+
+def leftovers(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if "partial" in entry.name)
+
+
+def test_a_backup_is_the_same_store(store: RecordStore, copy: Path) -> None:
+    store.save({"x": noise(1)}, run="r", round=1, metrics={"loss": 0.5}, metadata={"lr": 0.1}, tags=["best"])
+    store.save({"y": noise(2), "x": noise(1)}, run="r", round=2)
+    store.delete("r@1")
+    store.backup(copy)
+    with RecordStore(copy) as other:
+        assert content(other) == content(store)
+        assert other.info("r@2") == store.info("r@2")
+        assert other.verify()
+        assert other.save({"z": noise(3)}) == 3
+    assert len(store) == 1
+    assert flaws(copy) == {}
+    assert leftovers(copy.parent) == []
+
+
+@pytest.mark.parametrize("umask", [0, 0o022, 0o777])
+def test_a_backup_is_private_and_has_the_settings_of_its_store(file_store: RecordStore, copy: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        file_store.backup(copy)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    for pragma, value in {"page_size": 32768, "auto_vacuum": 2, "application_id": int.from_bytes(b"FLRS")}.items():
+        assert rows(copy, f"PRAGMA {pragma}") == [(value,)]
+
+
+@pytest.mark.parametrize("kind", ["a file", "a store", "a folder", "the store itself"])
+def test_a_backup_replaces_nothing(file_store: RecordStore, path: Path, copy: Path, kind: str) -> None:
+    file_store.save({"x": np.ones(3)})
+    match kind:
+        case "a file":
+            copy.write_text("precious")
+        case "a store":
+            RecordStore(copy).close()
+        case "a folder":
+            copy.mkdir()
+        case _:
+            copy = path
+    before = copy.read_bytes() if copy.is_file() else None
+    with pytest.raises(InvalidValueError, match="exists, and a backup replaces nothing"):
+        file_store.backup(copy)
+    assert (copy.read_bytes() if copy.is_file() else None) == before
+    assert leftovers(copy.parent) == []
+    assert file_store.verify()
+
+
+def test_a_file_that_appears_in_the_middle_is_not_replaced_either(file_store: RecordStore, copy: Path) -> None:
+    with pytest.raises(InvalidValueError, match="replaces nothing"):
+        file_store.backup(copy, progress=lambda _: copy.write_text("precious"))
+    assert copy.read_text() == "precious"
+    assert leftovers(copy.parent) == []
+
+
+def test_without_hard_links_the_copy_is_renamed(
+    file_store: RecordStore, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    file_store.save({"x": noise(1)})
+    file_store.backup(copy)
+    with RecordStore(copy) as other:
+        assert content(other) == content(file_store)
+    with pytest.raises(InvalidValueError, match="replaces nothing"):
+        file_store.backup(copy)
+    copy.unlink()
+    with pytest.raises(InvalidValueError, match="replaces nothing"):
+        file_store.backup(copy, progress=lambda _: copy.write_text("precious"))
+    assert copy.read_text() == "precious"
+
+
+def write_on(path: str) -> None:
+    make_small(CHUNK_SIZE=16 * 1024, BATCH_BYTES=64 * 1024, PAUSE_SECONDS=0.0)
+    with RecordStore(path) as store:
+        number = 0
+        say({"ready": True})
+        while True:
+            number += 1
+            store.save({"x": noise(number, 100_000)}, run="r", round=number)
+            if number > 3:
+                store.delete(f"r@{number - 3}")
+
+
+def test_a_backup_beside_a_writer_of_another_process_is_of_one_moment(
+    path: Path, copy: Path, small: None, small_steps: None
+) -> None:
+    with RecordStore(path) as store:
+        store.save({"ballast": noise(0, 4 * MEGABYTE)})
+        with Child(write_on, path) as writer:
+            assert writer.hear() == {"ready": True}
+            for attempt in range(5):
+                target = copy.with_name(f"{attempt}.db")
+                steps: list[Progress] = []
+                store.backup(target, progress=steps.append)
+                with RecordStore(target) as other:
+                    assert other.verify()
+                    rounds = [info.round for info in other.records(run="r")]
+                    assert rounds == list(range(rounds[0], rounds[0] + len(rounds))) if rounds else True
+                    assert 1 in other
+                    other.gc(grace=0)
+                assert flaws(target) == {}
+            writer.kill()
+        assert store.verify()
+
+
+def test_a_writer_of_the_same_store_goes_on_between_the_steps(
+    file_store: RecordStore, copy: Path, small_steps: None
+) -> None:
+    file_store.save({"ballast": noise(0, 2 * MEGABYTE)})
+    saved: list[int] = []
+
+    def save(progress: Progress) -> None:
+        if len(saved) < 2:
+            saved.append(file_store.save({"x": noise(len(saved) + 1)}))
+
+    file_store.backup(copy, progress=save)
+    with RecordStore(copy) as other:
+        assert content(other) == content(file_store)
+    assert len(saved) == 2
+
+
+def test_a_copy_that_is_overtaken_too_often_is_made_in_one_step(
+    file_store: RecordStore, copy: Path, small_steps: None
+) -> None:
+    file_store.save({"ballast": noise(0, 2 * MEGABYTE)})
+    steps: list[Progress] = []
+
+    def save(progress: Progress) -> None:
+        steps.append(progress)
+        file_store.save({"x": noise(len(steps), 1000)})
+
+    file_store.backup(copy, progress=save)
+    assert steps[-1].done == steps[-1].total
+    assert [step.done for step in steps[:-1]] == [backup.STEP_BYTES] * (backup.RESTARTS + 1)
+    with RecordStore(copy) as other:
+        assert other.verify()
+        assert len(other) == len(file_store) - 1  # what the last call saved came after the copy
+
+
+def test_a_store_that_stays_locked_gives_up_after_the_timeout(path: Path, copy: Path) -> None:
+    with RecordStore(path, timeout=0.3) as store, closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        begin = time.monotonic()
+        with pytest.raises(StoreBusyError, match="larger timeout="):
+            store.backup(copy)
+        assert 0.3 <= time.monotonic() - begin < 5
+        assert not copy.exists()
+        assert leftovers(copy.parent) == []
+        other.execute("ROLLBACK")
+        store.backup(copy)
+    assert rows(copy, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_an_error_of_the_progress_function_leaves_nothing(file_store: RecordStore, copy: Path) -> None:
+    for error in (ValueError("enough"), OSError(errno.EIO, "enough"), KeyboardInterrupt("enough")):
+
+        def stop(_: Progress, error: BaseException = error) -> None:
+            raise error
+
+        with pytest.raises(type(error), match="enough") as caught:
+            file_store.backup(copy, progress=stop)
+        assert caught.value is error
+        assert list(copy.parent.glob("copy*")) == []
+    assert file_store.save({"x": np.ones(2)}) == 1
+
+
+def back_up_slowly(path: str, copy: str) -> None:
+    backup.STEP_BYTES = 4 * 32768
+    with RecordStore(path) as store:
+
+        def wait(progress: Progress) -> None:
+            say({"done": progress.done, "total": progress.total})
+            hear()
+
+        store.backup(copy, progress=wait)
+    say({"done": "all"})
+
+
+def test_a_backup_that_was_killed_is_not_taken_for_a_whole_one(path: Path, copy: Path) -> None:
+    with RecordStore(path) as store:
+        store.save({"x": noise(1, 2 * MEGABYTE)})
+    for steps in (0, 3, 9):
+        with Child(back_up_slowly, path, copy) as process:
+            for _ in range(steps):
+                process.hear()
+                process.say("go on")
+            process.hear()
+            os.kill(process.pid, signal.SIGKILL)
+        assert not copy.exists()
+        (partial,) = leftovers(copy.parent)
+        assert partial.startswith("copy.db.partial-")
+        (copy.parent / partial).unlink()
+    with RecordStore(path) as store:
+        store.backup(copy)
+        with RecordStore(copy) as other:
+            assert content(other) == content(store)
+
+
+def test_a_backup_is_on_the_disk_before_it_has_its_name(
+    file_store: RecordStore, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, bool]] = []
+    fsync, link = os.fsync, os.link
+
+    def noted_fsync(descriptor: int) -> None:
+        calls.append((Path(f"/proc/self/fd/{descriptor}").readlink().name, copy.exists()))
+        fsync(descriptor)
+
+    def noted_link(source: Any, target: Any) -> None:
+        calls.append(("link", copy.exists()))
+        link(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "link", noted_link)
+    file_store.backup(copy)
+    names = [(name.partition(".partial-")[0], there) for name, there in calls]
+    assert names == [("copy.db", False), ("link", False), (copy.parent.name, True)]
+
+
+def test_a_folder_without_room_or_rights_is_a_clear_error(file_store: RecordStore, tmp_path: Path) -> None:
+    with pytest.raises(StoreAccessError, match="create the folder"):
+        file_store.backup(tmp_path / "missing" / "copy.db")
+    full = Path("/dev/full")
+    if full.exists():
+        with pytest.raises(InvalidValueError, match="replaces nothing"):
+            file_store.backup(full)
+
+
+def test_a_full_disk_is_named_with_the_copy(
+    file_store: RecordStore, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file_store.save({"x": noise(1)})
+    connect = sqlite3.connect
+
+    def with_little_room(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        connection = connect(*arguments, **options)
+        if "partial" in str(arguments[0]):
+            connection.execute("PRAGMA max_page_count=3")
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", with_little_room)
+    with pytest.raises(StorageFullError, match=rf"copied to {copy}: no room left"):
+        file_store.backup(copy)
+    assert list(copy.parent.glob("copy*")) == []
+
+
+@pytest.mark.parametrize("path_", [7, b"copy.db", None])
+def test_what_is_no_path_is_refused(memory: RecordStore, path_: Any) -> None:
+    with pytest.raises(InvalidTypeError, match="path must be a text path"):
+        memory.backup(path_)
+
+
+@pytest.mark.parametrize("path_", ["", ":memory:", "sqlite:///copy.db", "a\0b"])
+def test_what_is_no_new_file_is_refused(memory: RecordStore, path_: str) -> None:
+    with pytest.raises(InvalidValueError):
+        memory.backup(path_)
+
+
+def test_a_save_in_the_background_that_came_before_is_in_the_copy(file_store: RecordStore, copy: Path) -> None:
+    file_store.save_async({"x": noise(1, 5 * MEGABYTE)}, run="r", round=1)
+    file_store.backup(copy)
+    with RecordStore(copy) as other:
+        assert "r@1" in other
+
+
+def test_threads_read_and_save_while_the_store_is_copied(
+    file_store: RecordStore, copy: Path, small_steps: None
+) -> None:
+    file_store.save({"x": noise(1, 3 * MEGABYTE)})
+    errors: list[BaseException] = []
+    stop = threading.Event()
+
+    def use() -> None:
+        try:
+            while not stop.is_set():
+                assert len(file_store.load(1)) == 1
+                file_store.delete(file_store.save({"y": noise(2, 1000)}))
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    for number in range(3):
+        file_store.backup(copy.with_name(f"{number}.db"))
+    stop.set()
+    thread.join()
+    assert errors == []
+    for number in range(3):
+        with RecordStore(copy.with_name(f"{number}.db")) as other:
+            assert other.verify(1)
+
+
+def test_the_command_makes_a_backup(file_store: RecordStore, path: Path, copy: Path, capsys: Any) -> None:
+    file_store.save({"x": noise(1)})
+    assert main(["backup", str(path), str(copy)]) == 0
+    assert capsys.readouterr().out == f"{copy}: a copy of {path}\n"
+    with RecordStore(copy) as other:
+        assert content(other) == content(file_store)
+    assert main(["backup", str(path), str(copy)]) == 1
+    assert "replaces nothing" in capsys.readouterr().err
