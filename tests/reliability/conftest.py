@@ -1,6 +1,7 @@
 """Tests that try to break the promises of the store, in everyday numbers or, with ``--many``, in large ones."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for the modules beside this on
 from trials import Trials
 
 SEED = 20_261_125
+Tell = Callable[[str], object]
 HERE = Path(__file__).parent
 
 SMALL: dict[str, Any] = {
@@ -30,17 +32,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def trials(request: pytest.FixtureRequest) -> Trials:
+def many(request: pytest.FixtureRequest) -> bool:
+    """Whether this is a run with ``--many``."""
+    return request.config.option.many is not None
+
+
+@pytest.fixture
+def tell(request: pytest.FixtureRequest) -> Tell:
+    """Have a text shown at the end of the run."""
+    return lambda text: request.node.user_properties.append(("trials", text))
+
+
+@pytest.fixture
+def trials(request: pytest.FixtureRequest, tell: Tell) -> Trials:
     """As many trials as ``@pytest.mark.trials(everyday, many)`` says, from the seed of this run."""
     everyday, many = request.node.get_closest_marker("trials").args
     options = request.config.option
     seed = SEED if options.seed is None else options.seed
     share = options.many
     count = everyday if share is None else max(everyday, round(many * share))
-
-    def tell(text: str) -> None:
-        request.node.user_properties.append(("trials", text))
-
     return Trials(request.node.name, seed, count, only=options.only, tell=tell)
 
 

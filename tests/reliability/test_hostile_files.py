@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SMALL
+from conftest import SMALL, Tell
 from hostile_calls import use, use_many_arrays
 from hostile_rows import FIRST, OF_B, ROWS, blob, executed, sealed
 from support import Child, rows
@@ -70,15 +70,14 @@ def flaws_of(told: dict[str, Any]) -> dict[str, Any]:
 
 
 @linux_only
-@pytest.mark.parametrize("step", [16, pytest.param(1, marks=pytest.mark.slow)])
 def test_rows_that_no_store_would_write_get_errors_of_ours_and_take_no_memory(
-    template: Path, memory_folder: Path, step: int
+    template: Path, memory_folder: Path, many: bool, tell: Tell
 ) -> None:
-    chosen = {name: ROWS[name] for name in [*ROWS][::step] + NAMED}
+    chosen = {name: ROWS[name] for name in [*ROWS][:: 1 if many else 16] + NAMED}
     told = used_by(template, memory_folder, chosen.items(), 8)
     assert sum(told["opened"] for told in told.values()) > 0.9 * len(told)
     worst = max(told, key=lambda name: told[name]["used"])
-    print(f"\n{len(told)} files, at most {told[worst]['used'] / MIB:.0f} MiB: {worst}")
+    tell(f"rows that no store would write: {len(told)} files, at most {told[worst]['used'] / MIB:.0f} MiB: {worst}")
     assert flaws_of(told) == {}
 
 
@@ -147,29 +146,33 @@ JSON_TIMES = 40
 
 
 @linux_only
-@pytest.mark.parametrize("size", [2 * MIB, pytest.param(100 * MIB, marks=pytest.mark.slow)])
-def test_a_row_of_many_bytes_takes_a_multiple_of_them(template: Path, memory_folder: Path, size: int) -> None:
+def test_a_row_of_many_bytes_takes_a_multiple_of_them(
+    template: Path, memory_folder: Path, many: bool, tell: Tell
+) -> None:
+    size = 100 * MIB if many else 2 * MIB
     told: dict[str, Any] = {}
     tampers = list(huge(size).items())
-    for some in batched(tampers, len(tampers) if size < 10 * MIB else 1):
+    for some in batched(tampers, 1 if many else len(tampers)):
         told |= used_by(template, memory_folder, some, 8)
         for file in memory_folder.iterdir():
             file.unlink()
     for name, one in told.items():
         one["allowed"] *= JSON_TIMES / 8 if "list" in name or "shape" in name else 1
-        print(f"\n{name}: {one['used'] / MIB:.0f} MiB, {one['outcomes']}", end="")
+        tell(f"a row of {size / MIB:.0f} MiB, {name}: {one['used'] / MIB:.0f} MiB, {one['outcomes']}")
     assert flaws_of(told) == {}
 
 
 @linux_only
-@pytest.mark.parametrize("count", [10_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
-def test_a_record_of_many_arrays_is_read_and_deleted(template: Path, memory_folder: Path, count: int) -> None:
+def test_a_record_of_many_arrays_is_read_and_deleted(
+    template: Path, memory_folder: Path, many: bool, tell: Tell
+) -> None:
+    count = 1_000_000 if many else 10_000
     path = memory_folder / "many.db"
     shutil.copy(template, path)
     with_many_arrays(path, count)
     size = path.stat().st_size
     with Child(use_many_arrays, path) as child:
         for what, used, seconds in child.finish():
-            print(f"\n{what}: {used / MIB:.0f} MiB, {used / size:.1f} times the file, {seconds:.1f} s", end="")
+            tell(f"{count} arrays, {what}: {used / MIB:.0f} MiB, {used / size:.1f} times the file, {seconds:.1f} s")
             assert used < 40 * size + SLACK
     assert rows(path, "SELECT count(*) FROM array WHERE record_id = 1") == [(0,)]
