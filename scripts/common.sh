@@ -2,6 +2,9 @@
 # shellcheck shell=bash
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# for pytest; -n 0 among its arguments undoes it, as --pdb needs
+# shellcheck disable=SC2034
+parallel=(--numprocesses auto --dist worksteal)
 export PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 unset PYTHONHOME PYTHONPATH
 
