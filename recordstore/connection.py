@@ -23,7 +23,7 @@ READER_CACHE_KIB = 2048
 """A reader touches each page once: a cache that fits into the processor's own reads 1.4 times faster than 40 MiB."""
 
 SETTINGS = (
-    "synchronous=EXTRA",  # FULL lost acknowledged commits in a power failure with rollback journals
+    "synchronous=EXTRA",  # in a power failure FULL loses commits whose journal is deleted, NORMAL all others too
     "foreign_keys=ON",
     "secure_delete=FAST",  # ON, the default of Debian's build, writes every deleted byte twice
     "trusted_schema=OFF",  # a crafted schema runs no function with side effects

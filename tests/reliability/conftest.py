@@ -59,3 +59,15 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sizes that children set with ``make_small(**SMALL)``."""
     for name, value in SMALL.items():
         monkeypatch.setattr(f"recordstore.constants.{name}", value)
+
+
+@pytest.fixture
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps in which a backup of a megabyte takes several."""
+    monkeypatch.setattr("recordstore.backup.STEP_BYTES", 8 * 32768)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """Where a backup goes."""
+    return tmp_path / "copy.db"

@@ -5,15 +5,13 @@ import os
 import signal
 import sqlite3
 import stat
-import threading
-import time
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from support import Child, flaws, hear, make_small, rows, say
+from copies import MEGABYTE, content, leftovers, noise
+from support import Child, flaws, hear, rows, say
 
 from recordstore import (
     InvalidTypeError,
@@ -22,34 +20,9 @@ from recordstore import (
     RecordStore,
     StorageFullError,
     StoreAccessError,
-    StoreBusyError,
     backup,
 )
 from recordstore.__main__ import main
-
-MEGABYTE = 1_000_000
-
-
-def noise(seed: int, nbytes: int = MEGABYTE) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, nbytes, np.uint8)
-
-
-@pytest.fixture
-def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backup, "STEP_BYTES", 8 * 32768)
-
-
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    return tmp_path / "copy.db"
-
-
-def content(store: RecordStore) -> dict[int, dict[str, bytes]]:
-    return {id_: {name: array.data for name, array in store.load(id_).items()} for id_ in store}
-
-
-def leftovers(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if "partial" in entry.name)
 
 
 def test_a_backup_is_the_same_store(store: RecordStore, copy: Path) -> None:
@@ -123,88 +96,6 @@ def test_without_hard_links_the_copy_is_renamed(
     with pytest.raises(InvalidValueError, match="replaces nothing"):
         file_store.backup(copy, progress=lambda _: copy.write_text("precious"))
     assert copy.read_text() == "precious"
-
-
-def write_on(path: str) -> None:
-    make_small(CHUNK_SIZE=16 * 1024, BATCH_BYTES=64 * 1024, PAUSE_SECONDS=0.0)
-    with RecordStore(path) as store:
-        number = 0
-        say({"ready": True})
-        while True:
-            number += 1
-            store.save({"x": noise(number, 100_000)}, run="r", round=number)
-            if number > 3:
-                store.delete(f"r@{number - 3}")
-
-
-def test_a_backup_beside_a_writer_of_another_process_is_of_one_moment(
-    path: Path, copy: Path, small: None, small_steps: None
-) -> None:
-    with RecordStore(path) as store:
-        store.save({"ballast": noise(0, 4 * MEGABYTE)})
-        with Child(write_on, path) as writer:
-            assert writer.hear() == {"ready": True}
-            for attempt in range(5):
-                target = copy.with_name(f"{attempt}.db")
-                steps: list[Progress] = []
-                store.backup(target, progress=steps.append)
-                with RecordStore(target) as other:
-                    assert other.verify()
-                    rounds = [info.round for info in other.records(run="r")]
-                    assert rounds == list(range(rounds[0], rounds[0] + len(rounds))) if rounds else True
-                    assert 1 in other
-                    other.gc(grace=0)
-                assert flaws(target) == {}
-            writer.kill()
-        assert store.verify()
-
-
-def test_a_writer_of_the_same_store_goes_on_between_the_steps(
-    file_store: RecordStore, copy: Path, small_steps: None
-) -> None:
-    file_store.save({"ballast": noise(0, 2 * MEGABYTE)})
-    saved: list[int] = []
-
-    def save(progress: Progress) -> None:
-        if len(saved) < 2:
-            saved.append(file_store.save({"x": noise(len(saved) + 1)}))
-
-    file_store.backup(copy, progress=save)
-    with RecordStore(copy) as other:
-        assert content(other) == content(file_store)
-    assert len(saved) == 2
-
-
-def test_a_copy_that_is_overtaken_too_often_is_made_in_one_step(
-    file_store: RecordStore, copy: Path, small_steps: None
-) -> None:
-    file_store.save({"ballast": noise(0, 2 * MEGABYTE)})
-    steps: list[Progress] = []
-
-    def save(progress: Progress) -> None:
-        steps.append(progress)
-        file_store.save({"x": noise(len(steps), 1000)})
-
-    file_store.backup(copy, progress=save)
-    assert steps[-1].done == steps[-1].total
-    assert [step.done for step in steps[:-1]] == [backup.STEP_BYTES] * (backup.RESTARTS + 1)
-    with RecordStore(copy) as other:
-        assert other.verify()
-        assert len(other) == len(file_store) - 1  # what the last call saved came after the copy
-
-
-def test_a_store_that_stays_locked_gives_up_after_the_timeout(path: Path, copy: Path) -> None:
-    with RecordStore(path, timeout=0.3) as store, closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN EXCLUSIVE")
-        begin = time.monotonic()
-        with pytest.raises(StoreBusyError, match="larger timeout="):
-            store.backup(copy)
-        assert 0.3 <= time.monotonic() - begin < 5
-        assert not copy.exists()
-        assert leftovers(copy.parent) == []
-        other.execute("ROLLBACK")
-        store.backup(copy)
-    assert rows(copy, "PRAGMA integrity_check") == [("ok",)]
 
 
 def test_an_error_of_the_progress_function_leaves_nothing(file_store: RecordStore, copy: Path) -> None:
@@ -310,40 +201,6 @@ def test_what_is_no_path_is_refused(memory: RecordStore, path_: Any) -> None:
 def test_what_is_no_new_file_is_refused(memory: RecordStore, path_: str) -> None:
     with pytest.raises(InvalidValueError):
         memory.backup(path_)
-
-
-def test_a_save_in_the_background_that_came_before_is_in_the_copy(file_store: RecordStore, copy: Path) -> None:
-    file_store.save_async({"x": noise(1, 5 * MEGABYTE)}, run="r", round=1)
-    file_store.backup(copy)
-    with RecordStore(copy) as other:
-        assert "r@1" in other
-
-
-def test_threads_read_and_save_while_the_store_is_copied(
-    file_store: RecordStore, copy: Path, small_steps: None
-) -> None:
-    file_store.save({"x": noise(1, 3 * MEGABYTE)})
-    errors: list[BaseException] = []
-    stop = threading.Event()
-
-    def use() -> None:
-        try:
-            while not stop.is_set():
-                assert len(file_store.load(1)) == 1
-                file_store.delete(file_store.save({"y": noise(2, 1000)}))
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=use)
-    thread.start()
-    for number in range(3):
-        file_store.backup(copy.with_name(f"{number}.db"))
-    stop.set()
-    thread.join()
-    assert errors == []
-    for number in range(3):
-        with RecordStore(copy.with_name(f"{number}.db")) as other:
-            assert other.verify(1)
 
 
 def test_the_command_makes_a_backup(file_store: RecordStore, path: Path, copy: Path, capsys: Any) -> None:

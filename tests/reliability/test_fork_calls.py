@@ -10,18 +10,15 @@ import time
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from support import Child, flaws, make_small, npy, say
+from every_call import CALLS
+from forked import MODEL, SMALL, content, noise, npys
+from support import Child, flaws, make_small, say
 
-from recordstore import Checkpoint, ForkError, HistoryEntry, RecordStore
+from recordstore import ForkError, RecordStore
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-
-SMALL: dict[str, Any] = {"CHUNK_SIZE": 4096, "BATCH_BYTES": 16_384, "RING_CHUNKS": 4}
-ONE = {"x": np.ones(3)}
 
 
 @pytest.fixture
@@ -29,55 +26,7 @@ def path(memory_folder: Path) -> Path:
     return memory_folder / "store.db"
 
 
-def noise(seed: int, nbytes: int = 60_000) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, nbytes, np.uint8)
-
-
-MODEL = {str(number): noise(number) for number in range(4)}
-
-
-def content(store: RecordStore, ref: Any) -> dict[str, bytes]:
-    return {name: array.data for name, array in store.load(ref).items()}
-
-
-def npys(arrays: dict[str, np.ndarray]) -> dict[str, bytes]:
-    return {name: npy(array) for name, array in arrays.items()}
-
-
 # Every call
-
-CALLS: dict[str, Callable[[RecordStore], object]] = {
-    "save": lambda store: store.save(ONE),
-    "save_async": lambda store: store.save_async(ONE),
-    "save_checkpoint": lambda store: store.save_checkpoint(ONE, Checkpoint(1, ONE), run="c", round=1),
-    "load": lambda store: store.load(1),
-    "load_into": lambda store: store.load_into(1, dict(MODEL)),
-    "load_checkpoint": lambda store: store.load_checkpoint(1),
-    "stream": lambda store: store.stream(1),
-    "open": lambda store: store.open(1),
-    "info": lambda store: store.info(1),
-    "records": lambda store: store.records(),
-    "latest": lambda store: store.latest(),
-    "best": lambda store: store.best("m", "max"),
-    "runs": lambda store: store.runs(),
-    "tag": lambda store: store.tag(1, "t"),
-    "untag": lambda store: store.untag(1, "t"),
-    "delete": lambda store: store.delete(1),
-    "gc": lambda store: store.gc(grace=0),
-    "compact": lambda store: store.compact(),
-    "verify": lambda store: store.verify(),
-    "backup": lambda store: store.backup("copy.db"),
-    "history": lambda store: store.history("r"),
-    "add_history": lambda store: store.add_history("r", [HistoryEntry(1, "s", {})]),
-    "swap_history": lambda store: store.swap_history("r", HistoryEntry(1, "s", {}), None),
-    "wait": lambda store: store.wait(),
-    "close": lambda store: store.close(),
-    "__enter__": lambda store: store.__enter__(),
-    "__getitem__": lambda store: store[1],
-    "__contains__": lambda store: 1 in store,
-    "__iter__": iter,
-    "__len__": len,
-}
 
 
 def call_everything(path: str) -> None:

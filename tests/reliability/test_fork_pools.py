@@ -15,14 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from every_call import ONE
+from forked import MODEL, SMALL, content, noise, npys
 from support import Child, flaws, make_small, npy, say
 
 from recordstore import ForkError, RecordStore
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-
-SMALL: dict[str, Any] = {"CHUNK_SIZE": 4096, "BATCH_BYTES": 16_384, "RING_CHUNKS": 4}
-ONE = {"x": np.ones(3)}
 
 INHERITED: list[RecordStore] = []
 """The store of the parent, as a worker finds it."""
@@ -31,21 +30,6 @@ INHERITED: list[RecordStore] = []
 @pytest.fixture
 def path(memory_folder: Path) -> Path:
     return memory_folder / "store.db"
-
-
-def noise(seed: int, nbytes: int = 60_000) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, nbytes, np.uint8)
-
-
-MODEL = {str(number): noise(number) for number in range(4)}
-
-
-def content(store: RecordStore, ref: Any) -> dict[str, bytes]:
-    return {name: array.data for name, array in store.load(ref).items()}
-
-
-def npys(arrays: dict[str, np.ndarray]) -> dict[str, bytes]:
-    return {name: npy(array) for name, array in arrays.items()}
 
 
 # Pools, whose workers are forked while the parent saves
