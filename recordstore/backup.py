@@ -1,5 +1,6 @@
 """A consistent copy of a database in use, by SQLite's backup API (https://www.sqlite.org/backup.html)."""
 
+import errno
 import os
 import secrets
 import sqlite3
@@ -9,7 +10,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from recordstore.engine import Database
-from recordstore.exceptions import InvalidValueError, StoreAccessError, StoreBusyError
+from recordstore.exceptions import InvalidValueError, StorageFullError, StoreAccessError, StoreBusyError
 from recordstore.faults import translated
 from recordstore.forks import ForkSafeConnection
 from recordstore.info import Progress
@@ -20,6 +21,9 @@ STEP_BYTES = 32 * 1024 * 1024
 
 RESTARTS = 3
 """How often a copy begins anew because a writer of another connection has committed, before it is made in one step."""
+
+COMPANIONS = ("-journal", "-wal", "-shm")
+"""What SQLite appends to the name of a database, https://www.sqlite.org/tempfiles.html."""
 
 _BUSY_SLEEP = 0.001
 
@@ -48,10 +52,10 @@ def back_up(database: Database, path: Path, progress: Callable[[Progress], objec
     StoreBusyError
         A writer kept the database locked for longer than the timeout.
     """
-    if os.path.lexists(path):
-        raise _taken(path)
+    _check_free(path, database.target)
     pid = os.getpid()
-    partial = path.with_name(f"{path.name}.partial-{secrets.token_hex(8)}")
+    # the whole name and the end of this one could be longer than a file system allows
+    partial = path.with_name(f"{os.fsdecode(os.fsencode(path.name)[:200])}.partial-{secrets.token_hex(8)}")
     try:
         Target(str(partial)).ensure_file(read_only=False)
         with translated(f"{database.target}, copied to {path}"):
@@ -61,37 +65,45 @@ def back_up(database: Database, path: Path, progress: Callable[[Progress], objec
         raise stopped.error from None
     finally:
         if os.getpid() == pid:  # a child that ``progress`` has forked leaves the file of its parent alone
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # it may never have been there
                 partial.unlink()
 
 
 def _copy(database: Database, partial: Path, progress: Callable[[Progress], object]) -> None:
-    connection = sqlite3.connect(partial, isolation_level=None, factory=ForkSafeConnection)
-    with closing(connection) as copy, database.source() as source:
-        # nobody reads the copy before it is whole: no journal, and one fsync at the end
-        copy.execute("PRAGMA journal_mode=OFF").fetchall()
-        copy.execute("PRAGMA synchronous=OFF")
+    with database.source() as source:
         (page_size,) = source.execute("PRAGMA page_size").fetchone()
-        try:
-            watch = _Watch(page_size, database.timeout, progress, RESTARTS)
-            source.backup(copy, pages=STEP_BYTES // page_size, progress=watch, sleep=_BUSY_SLEEP)
-        except _Overtaken:
-            watch = _Watch(page_size, database.timeout, progress, None)
-            source.backup(copy, pages=-1, progress=watch, sleep=_BUSY_SLEEP)
+        for pages, restarts in ((STEP_BYTES // page_size, RESTARTS), (-1, None)):
+            os.truncate(partial, 0)  # without a journal, a copy that was given up is no database
+            with closing(_connect(partial)) as copy:
+                watch = _Watch(database, page_size, progress, restarts)
+                try:
+                    source.backup(copy, pages=pages, progress=watch, sleep=_BUSY_SLEEP)
+                except _Overtaken:
+                    continue
+            return
+
+
+def _connect(partial: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(partial, isolation_level=None, factory=ForkSafeConnection)
+    # nobody reads the copy before it is whole: no journal, and one fsync at the end
+    connection.execute("PRAGMA journal_mode=OFF").fetchall()
+    connection.execute("PRAGMA synchronous=OFF")
+    return connection
 
 
 class _Watch:
     """What SQLite calls after each step: tells the progress, and knows when to give up."""
 
     def __init__(
-        self, page_size: int, timeout: float, progress: Callable[[Progress], object], restarts: int | None
+        self, database: Database, page_size: int, progress: Callable[[Progress], object], restarts: int | None
     ) -> None:
+        self._database = database
         self._page_size = page_size
-        self._timeout = timeout
+        self._timeout = database.timeout
         self._progress = progress
         self._restarts = restarts
         self._left: int | None = None
-        self._deadline = time.monotonic() + timeout
+        self._deadline = time.monotonic() + self._timeout
 
     def __call__(self, status: int, remaining: int, total: int) -> None:
         if status in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
@@ -107,10 +119,11 @@ class _Watch:
                 raise _Overtaken
         self._left = remaining
         self._deadline = time.monotonic() + self._timeout
-        try:
-            self._progress(Progress((total - remaining) * self._page_size, total * self._page_size))
-        except Exception as error:
-            raise _Stopped(error) from error
+        with self._database.source_paused():
+            try:
+                self._progress(Progress((total - remaining) * self._page_size, total * self._page_size))
+            except Exception as error:
+                raise _Stopped(error) from error
 
 
 def _publish(partial: Path, path: Path) -> None:
@@ -118,9 +131,27 @@ def _publish(partial: Path, path: Path) -> None:
     try:
         _fsync(partial)
         _name(partial, path)
-        _fsync(path.parent)
+        try:
+            _fsync(path.parent)
+        except OSError:
+            path.unlink()  # a name that may be gone tomorrow
+            raise
     except OSError as error:
-        raise StoreAccessError(f"{path} cannot be written: {error.strerror}") from error
+        kind = StorageFullError if error.errno in {errno.ENOSPC, errno.EDQUOT} else StoreAccessError
+        raise kind(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _check_free(path: Path, source: Target) -> None:
+    """Raise for a name that is taken, or beside which there is what SQLite would take for a part of the copy."""
+    for suffix in ("", *COMPANIONS):
+        if os.path.lexists(f"{path}{suffix}"):
+            raise _taken(Path(f"{path}{suffix}"))
+    if source.path is not None:
+        store = os.path.realpath(source.path)
+        if os.path.realpath(path) in {f"{store}{suffix}" for suffix in COMPANIONS}:
+            raise InvalidValueError(
+                f"{path} is a name that SQLite uses for files beside the store; choose another path"
+            )
 
 
 def _name(partial: Path, path: Path) -> None:

@@ -179,9 +179,12 @@ class BlobRepository:
         self._connection.execute(update(BlobRow).where(BlobRow.id.in_(blob_ids), ~used).values(state=DEAD))
 
     def orphans(self, limit: int) -> Sequence[int]:
-        """Return ids of blobs that are not dead though no array points at them."""
-        used = exists().where(ArrayRow.blob_id == BlobRow.id)
-        query = select(BlobRow.id).where(BlobRow.state != literal(DEAD), ~used)
+        """Return ids of blobs that are not dead though no array points at them.
+
+        A damaged index might miss arrays: what no index has makes SQLite look at the rows themselves.
+        """
+        used = select(ArrayRow.blob_id + 0 * ArrayRow.nbytes)
+        query = select(BlobRow.id).where(BlobRow.state != literal(DEAD), BlobRow.id.not_in(used))
         return self._connection.scalars(query.limit(limit)).all()
 
     def size(self, blob_id: int) -> tuple[int, int]:

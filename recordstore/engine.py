@@ -2,9 +2,7 @@
 
 import os
 import sqlite3
-import threading
 import time
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -24,6 +22,7 @@ from recordstore.exceptions import (
     StoreClosedError,
 )
 from recordstore.faults import LOST_FILE, result_code, translated
+from recordstore.locks import writer_lock
 from recordstore.logs import LOGGING_NAME
 from recordstore.target import Target
 from recordstore.writeback import early_writeback
@@ -32,25 +31,6 @@ _BEGIN = "recordstore_begin"
 _WAIT = "recordstore_wait"
 _BEGIN_WAIT = "recordstore_begin_wait"
 _NBYTES = "recordstore_nbytes"
-_writer_locks: weakref.WeakValueDictionary[str, threading.Lock] = weakref.WeakValueDictionary()
-_writer_locks_guard = threading.Lock()
-
-
-def _forget_locks() -> None:
-    """Drop the locks in a forked child: a thread that holds one may not exist there."""
-    global _writer_locks, _writer_locks_guard
-    _writer_locks, _writer_locks_guard = weakref.WeakValueDictionary(), threading.Lock()
-
-
-forks.after_fork_in_child(_forget_locks)
-
-
-def _writer_lock(target: Target) -> threading.Lock:
-    """Return the lock that all stores of this process on this file share."""
-    if target.path is None:
-        return threading.Lock()
-    with _writer_locks_guard:
-        return _writer_locks.setdefault(os.path.realpath(target.path), threading.Lock())
 
 
 class Database:
@@ -76,7 +56,7 @@ class Database:
         self._rested = 0.0
         self.schema_version: int | None = None
         """``user_version`` that every transaction expects; None as long as the schema was not checked."""
-        self._lock = _writer_lock(target)
+        self._lock = writer_lock(target)
         if target.path is None:
             self._readers = self._writers = self._engine(write=True, poolclass=StaticPool)
         else:
@@ -160,6 +140,19 @@ class Database:
         self.check_usable()
         with forks.transaction(), self._memory_lock(), self._readers.connect() as connection:
             yield _raw(connection)
+
+    @contextmanager
+    def source_paused(self) -> Iterator[None]:
+        """Let forks, and other calls on a database in memory, go on between two steps of :meth:`source`."""
+        with forks.pause():
+            if self.target.path is None:
+                self._lock.release()
+            try:
+                yield
+            finally:
+                if self.target.path is None:
+                    self._lock.acquire()
+        self.check_usable()
 
     def empty_wal(self) -> None:
         """Bring what a WAL file holds to the database, unless readers need it; nothing in other journal modes."""

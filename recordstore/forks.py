@@ -57,6 +57,19 @@ class _Gate:
                     self.inside[me] = depth
                 self.changed.notify_all()
 
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        me = threading.get_ident()
+        with self.changed:
+            depth = self.inside.pop(me)
+            self.changed.notify_all()
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.changed.wait_for(lambda: not self.forking)
+                self.inside[me] = depth
+
     def before_fork(self) -> None:
         me = threading.get_ident()
         with self.changed:
@@ -81,6 +94,11 @@ _gate = _Gate()
 def transaction() -> AbstractContextManager[None]:
     """Return a context in which this process does not fork."""
     return _gate.transaction()
+
+
+def pause() -> AbstractContextManager[None]:
+    """Return a context, within one of :func:`transaction`, in which this process may fork; no lock may be held then."""
+    return _gate.pause()
 
 
 def after_fork_in_child(action: Callable[[], None]) -> None:

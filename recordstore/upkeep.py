@@ -126,8 +126,9 @@ class Upkeep(RecordLoader):
         """Copy the store into a new file, as it is at one moment, while others go on writing to it.
 
         The copy is a store like any other. It gets its name when it is whole and on the disk; one that was interrupted
-        has a name that ends in ``.partial-`` and digits, and can be removed. Writers of other stores commit between two
-        steps of 32 MiB, and the copy then begins anew; after the third time it is made in one step, and they wait.
+        has a name that ends in ``.partial-`` and digits, and can be removed. Writers commit between two steps of 32
+        MiB. A copy that they overtake begins anew, after the third time in one step: then they wait, for as long as
+        their ``timeout`` says.
 
         Parameters
         ----------
@@ -139,7 +140,7 @@ class Upkeep(RecordLoader):
         Raises
         ------
         InvalidValueError
-            There is something of this name.
+            There is something of this name, or SQLite would take what is beside it for a part of the copy.
         StorageFullError, StoreAccessError
             The copy cannot be written.
         StoreBusyError

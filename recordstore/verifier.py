@@ -8,6 +8,7 @@ from recordstore.engine import Database
 from recordstore.exceptions import CorruptRecordError, RecordNotFoundError
 from recordstore.history import HistoryRepository
 from recordstore.info import Damage, Progress, VerifyReport
+from recordstore.integrity import CHECKED, strange_states, table_faults
 from recordstore.listing import Listing, Proofs, open_checkpoint, open_record
 from recordstore.reader import Reader, parse_shape
 from recordstore.refs import ById
@@ -35,7 +36,7 @@ class Verifier:
         return VerifyReport(self._records, self._arrays, self._done, tuple(self._damaged))
 
     def check_all(self) -> None:
-        """Check all records, and the history of all runs."""
+        """Check all records, the history of all runs, and the indexes that lead to them."""
         with self._noting(None), self._database.read() as connection:
             self._total = BlobRepository(connection).nbytes()
         after = 0
@@ -53,10 +54,11 @@ class Verifier:
                     self.check(record_id)
             after = max(ids, default=after)
         self._check_histories()
+        self._check_tables()
 
     def check(self, record_id: int) -> None:
         """Check one record, unless it was deleted meanwhile."""
-        before = len(self._damaged)
+        before = len(self._damaged), self._arrays, self._done
         try:
             with self._noting(record_id):
                 try:
@@ -73,7 +75,8 @@ class Verifier:
                 records = RecordRepository(connection)
                 records.infos([records.find(ById(record_id))])
         except RecordNotFoundError:
-            del self._damaged[before:]
+            noted, self._arrays, self._done = before
+            del self._damaged[noted:]
             return
         self._records += 1
 
@@ -113,6 +116,15 @@ class Verifier:
         for run in runs:
             with self._noting(None), self._database.read() as connection:
                 HistoryRepository(connection).of(run, None)
+
+    def _check_tables(self) -> None:
+        for table in CHECKED:
+            with self._noting(None), self._database.read() as connection:
+                for message in table_faults(connection, table):
+                    self._note(None, None, message)
+        with self._noting(None), self._database.read() as connection:
+            for record_id, message in strange_states(connection):
+                self._note(record_id, None, message)
 
     @contextmanager
     def _noting(self, record_id: int | None, array: str | None = None) -> Iterator[None]:

@@ -131,7 +131,16 @@ def status(field: str) -> int:
 
 def bytes_written() -> int:
     """Return the bytes that this process has caused to be written to a disk."""
-    (line,) = (line for line in Path("/proc/self/io").read_text().splitlines() if line.startswith("write_bytes:"))
+    return _io("write_bytes")
+
+
+def bytes_read() -> int:
+    """Return the bytes that this process has asked to read, from a disk or its cache."""
+    return _io("rchar")
+
+
+def _io(field: str) -> int:
+    (line,) = (line for line in Path("/proc/self/io").read_text().splitlines() if line.startswith(f"{field}:"))
     return int(line.split()[1])
 
 

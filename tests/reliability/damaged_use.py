@@ -1,6 +1,7 @@
 """Whether a damaged store keeps its promises, whatever one does with it."""
 
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -40,13 +41,14 @@ class Use:
         self.dice = dice
         self.problems: list[tuple[Any, ...]] = []
         self.error: RecordStoreError | None = None
+        self.succeeded: Counter[str] = Counter()
         self.sound: set[int] = set()
         self.unmarked = False
 
     def call(self, what: str, function: Callable[[], Any]) -> Any:
         """Return what comes of a call, NOTHING if it raises an error that is documented."""
         try:
-            return function()
+            found = function()
         except RecordStoreError as error:
             self.error = error
             if isinstance(error, StoreBusyError):
@@ -55,6 +57,8 @@ class Use:
         except Exception as error:
             self.problems.append((what, "an undocumented error", f"{type(error).__name__}: {error!s:.200}"))
             return NOTHING
+        self.succeeded[what] += 1
+        return found
 
     def ids(self) -> list[int] | None:
         """Return the ids that the store lists, None if it cannot."""

@@ -164,13 +164,70 @@ def test_a_backup_is_on_the_disk_before_it_has_its_name(
     assert names == [("copy.db", False), ("link", False), (copy.parent.name, True)]
 
 
-def test_a_folder_without_room_or_rights_is_a_clear_error(file_store: RecordStore, tmp_path: Path) -> None:
-    with pytest.raises(StoreAccessError, match="create the folder"):
-        file_store.backup(tmp_path / "missing" / "copy.db")
-    full = Path("/dev/full")
-    if full.exists():
-        with pytest.raises(InvalidValueError, match="replaces nothing"):
-            file_store.backup(full)
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("missing/copy.db", "create the folder"),
+        ("store.db/copy.db", "Not a directory"),
+        (f"{'n' * 256}", "File name too long"),
+        ("/proc/copy.db", "cannot be created|cannot be opened"),
+    ],
+)
+def test_a_place_where_nothing_can_be_made_is_a_clear_error(
+    file_store: RecordStore, tmp_path: Path, name: str, reason: str
+) -> None:
+    with pytest.raises(StoreAccessError, match=reason):
+        file_store.backup(tmp_path / name)
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "ü" * 127])
+def test_the_longest_name_will_do(file_store: RecordStore, tmp_path: Path, name: str) -> None:
+    file_store.save([np.ones(3)])
+    file_store.backup(tmp_path / name)
+    assert sorted(entry.name for entry in tmp_path.iterdir() if entry.name[0] in "nü") == [name]
+    assert rows(tmp_path / name, "SELECT id FROM record") == [(1,)]
+
+
+@pytest.mark.parametrize("suffix", ["-journal", "-wal", "-shm"])
+def test_what_sqlite_would_take_for_a_part_of_the_copy_is_refused(
+    file_store: RecordStore, path: Path, copy: Path, suffix: str
+) -> None:
+    beside = Path(f"{copy}{suffix}")
+    beside.write_bytes(b"of another store")
+    with pytest.raises(InvalidValueError, match=f"{suffix} exists"):
+        file_store.backup(copy)
+    assert beside.read_bytes() == b"of another store"
+    assert not copy.exists()
+    link = copy.with_name("link")
+    link.symlink_to(path.parent, target_is_directory=True)
+    with pytest.raises(InvalidValueError, match=r"replaces nothing|beside the store"):
+        file_store.backup(link / f"{path.name}{suffix}")
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [(errno.ENOSPC, StorageFullError), (errno.EDQUOT, StorageFullError), (errno.EIO, StoreAccessError)],
+)
+@pytest.mark.parametrize("calls", [1, 2])
+def test_a_copy_that_cannot_be_synced_has_no_name(
+    file_store: RecordStore, copy: Path, monkeypatch: pytest.MonkeyPatch, code: int, error: type[Exception], calls: int
+) -> None:
+    """The first fsync is that of the file, the second one that of the folder."""
+    fsync, left = os.fsync, [None] * calls
+
+    def failing(descriptor: int) -> None:
+        left.pop()
+        if not left:
+            raise OSError(code, os.strerror(code))
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", failing)
+        with pytest.raises(error, match="cannot be written"):
+            file_store.backup(copy)
+    assert list(copy.parent.glob("copy*")) == []
+    file_store.backup(copy)
 
 
 def test_a_full_disk_is_named_with_the_copy(

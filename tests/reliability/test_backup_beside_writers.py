@@ -1,20 +1,25 @@
 """A backup beside writers and readers: it is of one moment, and they go on."""
 
+import os
 import sqlite3
 import threading
 import time
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 from copies import MEGABYTE, content, leftovers, noise
 from support import Child, flaws, make_small, rows, say
 
 from recordstore import (
+    ForkError,
     Progress,
     RecordStore,
     StoreBusyError,
+    StoreClosedError,
     backup,
+    forks,
 )
 
 
@@ -132,3 +137,98 @@ def test_threads_read_and_save_while_the_store_is_copied(
     for number in range(3):
         with RecordStore(copy.with_name(f"{number}.db")) as other:
             assert other.verify(1)
+
+
+def test_a_copy_that_is_given_up_half_way_leaves_nothing_in_the_next_one(file_store: RecordStore, copy: Path) -> None:
+    """SQLite writes what its cache does not hold to the file before the copy is whole."""
+    large = noise(0, 50 * MEGABYTE)
+    file_store.save({"x": large})
+    file_store.backup(copy, progress=lambda _: file_store.save({"y": np.ones(3)}))
+    with RecordStore(copy) as other:
+        assert other.verify()
+        assert np.array_equal(other.load(1)["x"].numpy(), large)
+    assert flaws(copy) == {}
+
+
+def test_a_copy_of_a_store_in_memory_lets_others_in_between_its_steps(
+    memory: RecordStore, copy: Path, small_steps: None
+) -> None:
+    memory.save({"x": noise(0)})
+    seen = []
+    memory.backup(copy, progress=lambda _: seen.append(memory.load(1)["x"].shape))
+    assert len(seen) > 1
+    with RecordStore(copy) as other:
+        assert content(other) == content(memory)
+
+
+def test_a_store_that_is_closed_meanwhile_ends_its_copy(store: RecordStore, copy: Path, small_steps: None) -> None:
+    store.save({"x": noise(0)})
+    with pytest.raises(StoreClosedError):
+        store.backup(copy, progress=lambda _: store.close())
+    assert list(copy.parent.glob("copy*")) == []
+
+
+# Forks
+
+
+def fork_beside_a_backup(path: str, copy: str) -> None:
+    inside, enough = threading.Event(), threading.Event()
+
+    def tell(_: Progress) -> None:
+        inside.set()
+        enough.wait(60)
+
+    with RecordStore(path) as store:
+        store.save({"x": noise(0)})
+        thread = threading.Thread(target=store.backup, args=[copy], kwargs={"progress": tell})
+        thread.start()
+        inside.wait()
+        before = time.monotonic()
+        if not (child := os.fork()):
+            os._exit(len(RecordStore(path)))
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        store.save({"y": np.ones(3)})
+        seconds = time.monotonic() - before
+        enough.set()
+        thread.join()
+        say([status, seconds])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_fork_and_a_save_wait_for_no_function_of_the_caller(path: Path, copy: Path) -> None:
+    with Child(fork_beside_a_backup, path, copy) as child:
+        ((status, seconds),) = child.finish()
+    assert status == 1
+    assert seconds < forks.FORK_WAIT_SECONDS / 2
+    with RecordStore(copy) as other:
+        assert other.verify()
+        assert list(other) in ([1], [1, 2])
+
+
+def fork_and_go_on(path: str, copy: str) -> None:
+    backup.STEP_BYTES = 8 * 32768
+    children = []
+
+    def tell(_: Progress) -> None:
+        if not children:
+            children.append(os.fork())
+            if children != [0]:
+                os.waitpid(children[0], 0)
+
+    with RecordStore(path) as store:
+        store.save({"x": noise(0)})
+        try:
+            store.backup(copy, progress=tell)
+        except ForkError:
+            os._exit(0)
+    say("done")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_child_that_comes_back_from_the_function_copies_nothing(path: Path, copy: Path) -> None:
+    with Child(fork_and_go_on, path, copy) as child:
+        assert child.finish() == ["done"]
+    with RecordStore(copy) as other:
+        assert other.verify()
+        assert np.array_equal(other.load(1)["x"].numpy(), noise(0))
+    assert leftovers(copy.parent) == []

@@ -34,6 +34,13 @@ CPU_SECONDS = 120.0
 
 MIB = 1024 * 1024
 
+ENOUGH = 50
+"""Trials from which on shares mean something."""
+
+OUTCOMES = ("all records read", "records raise or are missing", "no list of records")
+ALWAYS = ("load", "stream", "slice", "data", "load_into", "info")
+"""Calls that have to succeed often."""
+
 ERRORS = MIB // 4
 """Bytes that errors and their messages may take, and what SQLAlchemy learns of statements that mark damage."""
 
@@ -100,7 +107,14 @@ def test_a_damaged_file_gives_what_was_saved_or_a_documented_error(
             trials.counts[f"{way}: {'not opened' if use is None else read(use, path)}"] += 1
             if use is not None and not use.store._database.read_only and use.dice.random() < 0.6:
                 write(use, trials, path)
+        for what in ALWAYS if use is not None else ():
+            trials.counts[f"succeeded, {what}"] += use.succeeded[what]
     trials.conclude()
+    if trials.count >= ENOUGH:
+        outcomes = {kind: sum(trials.counts[f"{way}: {kind}"] for way in WAYS) for kind in ("not opened", *OUTCOMES)}
+        assert outcomes["all records read"] >= 0.1 * trials.count, "too much damage shows no read at all"
+        assert trials.count - outcomes["all records read"] >= 0.3 * trials.count, "too little damage"
+        assert min(trials.counts[f"succeeded, {what}"] for what in ALWAYS) >= 0.3 * trials.count
 
 
 def in_order(path: Path) -> bool:
@@ -125,14 +139,14 @@ def read(use: Use, path: Path) -> str:
     if listed is None:
         if None not in named:
             use.problems.append(("verify", "does not say that the records cannot be listed"))
-        return "no list of records"
+        return OUTCOMES[2]
     # a list of arrays that is not the one that was saved tells nothing of their bytes, which nobody has looked at
     use.unmarked = any(damage.array is None for damage in report.damaged)
-    named.discard(None)
+    named &= {*listed}
     damaged_ids = {*listed} - before
     if named != damaged_ids and named != {*listed} - use.readable(listed) and (damaged_ids - named or in_order(path)):
         use.problems.append(("verify", "names", named, "not", damaged_ids, [d.message for d in report.damaged]))
-    return "all records read" if len(before) == len(use.base.records) - 1 else "records raise or are missing"
+    return OUTCOMES[len(before) < len(use.base.records) - 1]
 
 
 def write(use: Use, trials: Trials, path: Path) -> None:

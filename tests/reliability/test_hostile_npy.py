@@ -183,9 +183,10 @@ def test_a_stored_array_with_a_crafted_header_is_read_as_the_one_in_memory(
         expected = outcome(arrays[name].numpy)
         assert same(outcome(ArrayRecord({"x": arrays[name]}).to_numpy_ndarrays), expected)
         assert same(outcome(stored.numpy), expected)
+        fits = expected is not None and list(expected.shape) == shape  # else it is bounds that say otherwise
         for key in KEYS:
             found = outcome(stored.__getitem__, key)
-            assert found is None or same(found, outcome(expected.__getitem__, key)), (name, key)
+            assert (found is None and not fits) or same(found, outcome(expected.__getitem__, key)), (name, key)
 
 
 def outcome(call: Any, *arguments: Any) -> Any:

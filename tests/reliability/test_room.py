@@ -70,6 +70,7 @@ def test_a_quota_of_pages_costs_no_record(trials: Trials, bases: Path, folder: P
     room = Quota()
     grows = [name for name in OPERATIONS if name not in {"backup", "compact", "delete"}]
     sweep(trials, grows, lambda name, amount: carry_out(name, amount, folder, bases, room))
+    assert [outcome for outcome in trials.counts if not outcome.endswith(("done", "StorageFullError"))] == []
 
 
 @pytest.mark.trials(20, 170)
@@ -97,6 +98,11 @@ def test_a_full_disk_costs_no_record(trials: Trials, bases: Path, folder: Path, 
     with Child(work, folder, bases, "disk", SMALL, under=alone) as child:
         sweep(trials, list(OPERATIONS), asker(child))
         child.finish()
+    full, refused = (
+        sum(count for outcome, count in trials.counts.items() if outcome.endswith(error))
+        for error in ("StorageFullError", "StoreAccessError")
+    )
+    assert refused < full / 4, "only where a file cannot be created"
 
 
 def asker(child: Child) -> Ask:

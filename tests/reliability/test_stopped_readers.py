@@ -134,7 +134,7 @@ def test_writers_give_up_on_a_reader_stopped_in_a_transaction_and_nothing_is_dam
                     before = time.monotonic()
                     with pytest.raises(StoreBusyError, match="locked"):
                         call()
-                    assert TIMEOUT <= time.monotonic() - before < 10 * TIMEOUT
+                    assert TIMEOUT <= time.monotonic() - before < TIMEOUT + 1.5  # a busy machine adds something
                     assert is_whole(loads(store, "r@1"))
                 assert list(store) == [1, 2]
             assert reader.finish() == [True]
