@@ -284,7 +284,7 @@ def test_a_kill_before_any_statement_of_an_upgrade_leaves_a_whole_file_of_one_sc
     assert set(outcomes) == {"0001", "0002"}
 
 
-KILLS = 200
+KILLS = 60
 SEED = 20_261_124
 
 
