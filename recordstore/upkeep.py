@@ -88,7 +88,8 @@ class Upkeep(RecordLoader):
         Parameters
         ----------
         ref
-            As for :meth:`load`; None checks all records, and the history of all runs.
+            As for :meth:`load`; None checks all records, the history of all runs, and the tables and indexes that
+            lead to them.
         progress
             Called after each array with a :class:`Progress`, in bytes.
 

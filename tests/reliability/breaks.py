@@ -77,8 +77,10 @@ def failed_tests(edits: list[Edit], arguments: list[str]) -> list[str]:
             edit.apply(copy)
         command = [sys.executable, "-m", "pytest", "-q", "--tb=no", "--numprocesses=auto", *(arguments or TESTS)]
         environment = {**os.environ, "PYTHONPATH": str(copy), "FLWR_TELEMETRY_ENABLED": "0"}
-        told = subprocess.run(command, cwd=copy, env=environment, stdout=subprocess.PIPE, text=True, check=False).stdout
-    return sorted(set(re.findall(r"^(?:FAILED|ERROR) ([^\[\s]+)", told, re.MULTILINE)))
+        done = subprocess.run(command, cwd=copy, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode not in {0, 1}:
+        raise RuntimeError(f"pytest ended with {done.returncode}: {done.stdout[-1000:]}")
+    return sorted(set(re.findall(r"^(?:FAILED|ERROR) ([^\[\s]+)", done.stdout, re.MULTILINE)))
 
 
 def main() -> int:
