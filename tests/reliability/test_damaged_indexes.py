@@ -30,6 +30,11 @@ def full(path: Path) -> Iterator[RecordStore]:
         yield store
 
 
+def damaged_records(store: RecordStore) -> set[int | None]:
+    """Return the records that ``verify`` names, None for what is wrong with a table or an index."""
+    return {damage.record_id for damage in store.verify().damaged}
+
+
 @contextmanager
 def hidden(path: Path, *indexes: str) -> Iterator[sqlite3.Connection]:
     """Give a connection that does not know of some indexes, which keep what they have."""
@@ -81,7 +86,7 @@ def test_a_record_that_an_index_calls_deleted_is_not_swept(full: RecordStore, pa
         full.gc(grace=0)
     with RecordStore(path) as store:
         assert store.load(2)["x"].numpy().tolist() == [2, 2, 2]
-        assert store.verify()
+        assert damaged_records(store) == {None}
 
 
 def test_bytes_that_an_index_calls_dead_are_not_swept(full: RecordStore, path: Path) -> None:
@@ -90,7 +95,7 @@ def test_bytes_that_an_index_calls_dead_are_not_swept(full: RecordStore, path: P
         connection.execute("UPDATE blob SET state = 'ready'")
     with pytest.raises(CorruptRecordError, match="in use"):
         full.gc(grace=0)
-    assert full.verify()
+    assert damaged_records(full) == {None}
 
 
 def test_bytes_in_use_that_are_marked_dead_are_not_swept(full: RecordStore, path: Path) -> None:
@@ -108,7 +113,7 @@ def test_a_sweep_ends_where_an_index_lists_what_is_not_there(full: RecordStore, 
         connection.execute("DELETE FROM blob WHERE state = 'dead'")
     with pytest.raises(CorruptRecordError, match="index"):
         full.gc(grace=0)
-    assert full.verify()
+    assert damaged_records(full) == {None}
 
 
 def test_a_save_shares_no_bytes_that_an_index_takes_for_others(full: RecordStore, path: Path) -> None:
@@ -155,7 +160,7 @@ def test_a_record_that_is_listed_and_cannot_be_found_is_named(path: Path, monkey
         assert last in list(store)
         with pytest.raises(RecordNotFoundError):
             store.load(last)
-        assert [damage.record_id for damage in store.verify().damaged] == [last]
+        assert damaged_records(store) == {last, None}
 
 
 def test_bytes_whose_digest_was_changed_are_marked_by_verify(full: RecordStore, path: Path) -> None:
