@@ -101,7 +101,3 @@ def watch_background(store: RecordStore) -> list[int]:
 
     store._write = counted
     return counts
-
-
-def content(store: RecordStore, ref: Any) -> dict[str, bytes]:
-    return {name: array.data for name, array in store.load(ref).items()}

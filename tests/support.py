@@ -31,7 +31,7 @@ import numpy as np
 from sqlalchemy import Connection, Engine, event
 
 import recordstore
-from recordstore import constants, schema
+from recordstore import RecordStore, constants, schema
 from recordstore.engine import Database
 from recordstore.target import parse_target
 
@@ -151,6 +151,16 @@ def memory_used(used: list[int]) -> Iterator[None]:
     before = status("VmHWM")
     yield
     used.append(status("VmHWM") - before)
+
+
+def noise(seed: int, nbytes: int = 60_000) -> np.ndarray:
+    """Return random bytes."""
+    return np.random.default_rng(seed).integers(0, 256, nbytes, np.uint8)
+
+
+def content(store: RecordStore, ref: Any) -> dict[str, bytes]:
+    """Return the bytes of a record by name."""
+    return {name: array.data for name, array in store.load(ref).items()}
 
 
 def npy(array: np.ndarray) -> bytes:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sqlalchemy import Engine, event
-from support import Child, flaws, hear, make_small, npy, rows, say
+from support import Child, flaws, hear, make_small, noise, npy, rows, say
 
 from recordstore import ArrayRecord, RecordExistsError, RecordNotFoundError, RecordStore, StoreBusyError
 
@@ -27,10 +27,6 @@ SMALL: dict[str, Any] = {"CHUNK_SIZE": 4096, "BATCH_BYTES": 32 * 1024, "RING_CHU
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SMALL.items():
         monkeypatch.setattr(f"recordstore.constants.{name}", value)
-
-
-def noise(seed: int, nbytes: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, nbytes, np.uint8)
 
 
 def data(record: ArrayRecord) -> dict[str, bytes]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import Child, flaws, make_small, npy, rows, say
+from support import Child, content, flaws, make_small, noise, npy, rows, say
 
 from recordstore import ForkError, RecordStore, forks
 
@@ -28,16 +28,8 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system doe
 SMALL: dict[str, Any] = {"CHUNK_SIZE": 4096, "BATCH_BYTES": 16_384, "RING_CHUNKS": 4}
 
 
-def noise(seed: int, nbytes: int = 60_000) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, nbytes, np.uint8)
-
-
 MODEL = {str(number): noise(number) for number in range(4)}
 OTHER = {name: 255 - array for name, array in MODEL.items()}
-
-
-def content(store: RecordStore, ref: Any) -> dict[str, bytes]:
-    return {name: array.data for name, array in store.load(ref).items()}
 
 
 def npys(arrays: dict[str, np.ndarray]) -> dict[str, bytes]:

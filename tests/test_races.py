@@ -18,7 +18,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from support import flaws, npy, rows
+from support import content, flaws, npy, rows
 
 from recordstore import (
     Checkpoint,
@@ -62,10 +62,6 @@ OTHER: Arrays = {name: 255 - array for name, array in MODEL.items()}
 
 
 SHORT: Arrays = {"large": noise(1, 1_500), "small": noise(2, 100), "tied": noise(1, 1_500)}
-
-
-def content(store: RecordStore, ref: Any) -> dict[str, bytes]:
-    return {name: array.data for name, array in store.load(ref).items()}
 
 
 def npys(arrays: Arrays) -> dict[str, bytes]:

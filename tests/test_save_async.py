@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from in_background import MIB, ONE, content, locked
-from support import Child, flaws, make_small, memory_used, npy, say
+from in_background import MIB, ONE, locked
+from support import Child, content, flaws, make_small, memory_used, npy, say
 
 from recordstore import (
     Array,

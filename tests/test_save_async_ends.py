@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from in_background import MIB, ONE, content, locked
-from support import Child, flaws, hear, kill_before_statement, make_small, npy, rows, say
+from in_background import MIB, ONE, locked
+from support import Child, content, flaws, hear, kill_before_statement, make_small, npy, rows, say
 
 from recordstore import (
     ArrayRecord,

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from in_background import LONG, ONE, Call, content, is_queued, locked, until, watch_background
-from support import flaws, npy
+from in_background import LONG, ONE, Call, is_queued, locked, until, watch_background
+from support import content, flaws, npy
 
 from recordstore import (
     Checkpoint,

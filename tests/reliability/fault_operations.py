@@ -10,7 +10,7 @@ from unittest import mock
 
 import numpy as np
 from fault_look import copy_of, path_of
-from support import HEAD, migrate, npy, rows
+from support import HEAD, migrate, noise, npy, rows
 
 from recordstore import Checkpoint, HistoryEntry, RecordStore
 from recordstore.connection import SETTINGS
@@ -37,10 +37,6 @@ SPILLING: dict[str, Any] = {
     "recordstore.engine.WRITER_CACHE_KIB": 64,
 }
 """Settings with which pages are overwritten long before the commit, so that a kill at any statement has to be undone."""
-
-
-def noise(seed: int, nbytes: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, nbytes, np.uint8)
 
 
 FROZEN = noise(1, 40_000)

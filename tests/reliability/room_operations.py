@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from support import ASSETS, npy, rows
+from support import ASSETS, content, npy, rows
 
 from recordstore import Checkpoint, RecordStore, RecordStoreError
 
@@ -24,10 +24,6 @@ def arrays(seed: int) -> dict[str, np.ndarray]:
     return {
         f"{seed} {n}": noise.integers(0, 256, size, np.uint8) for n, size in enumerate([90, 120_000, 3_000, 150_000])
     }
-
-
-def content(store: RecordStore, ref: int | str) -> dict[str, bytes]:
-    return {name: array.data for name, array in store.load(ref).items()}
 
 
 def saved(seed: int) -> dict[str, bytes]:

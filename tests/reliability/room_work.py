@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-from room_operations import KEPT, OPERATIONS, Operation, content, delete, saved
+from room_operations import KEPT, OPERATIONS, Operation, delete, saved
 from sqlalchemy import Engine, event
-from support import ASSETS, flaws, hear, make_small, rows, say
+from support import ASSETS, content, flaws, hear, make_small, rows, say
 
 from recordstore import RecordStore, SchemaOutdatedError, StorageFullError, StoreAccessError, connection, constants
 

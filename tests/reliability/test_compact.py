@@ -6,20 +6,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from copies import MEGABYTE, noise
 from support import Child, bytes_read, flaws, make_small, rows, say
 
 from recordstore import InvalidTypeError, Progress, ReadOnlyStoreError, RecordStore, compaction
 from recordstore.__main__ import main
 
 Query = Callable[..., list[tuple[Any, ...]]]
-
-MEGABYTE = 1_000_000
-
-
-def noise(seed: int, nbytes: int = MEGABYTE) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, nbytes, np.uint8)
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 from every_call import CALLS
-from forked import MODEL, SMALL, content, noise, npys
-from support import Child, flaws, make_small, say
+from forked import MODEL, SMALL, npys
+from support import Child, content, flaws, make_small, noise, say
 
 from recordstore import ForkError, RecordStore
 

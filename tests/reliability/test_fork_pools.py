@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 from every_call import ONE
-from forked import MODEL, SMALL, content, noise, npys
-from support import Child, flaws, make_small, npy, say
+from forked import MODEL, SMALL, npys
+from support import Child, content, flaws, make_small, noise, npy, say
 
 from recordstore import ForkError, RecordStore
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hostile_rows import executed
 from support import ASSETS, HEAD, migrate, rows, sql_of
 from tampering import make_store, opened, rewrite
 
@@ -28,15 +29,6 @@ def changed(name: str, old: str, new: str) -> Tamper:
     def tamper(path: Path) -> None:
         with opened(path) as connection:
             rewrite(connection, name, old, new)
-
-    return tamper
-
-
-def executed(*statements: str) -> Tamper:
-    def tamper(path: Path) -> None:
-        with opened(path) as connection:
-            for statement in statements:
-                connection.execute(statement)
 
     return tamper
 
