@@ -3,12 +3,13 @@
 import os
 import random
 import signal
+from contextlib import suppress
 from itertools import count
 
 from oracle import Plan, content, draw
 from support import hear, make_small, say
 
-from recordstore import RecordStore
+from recordstore import RecordNotFoundError, RecordStore
 
 
 def fork_workers(sizes: dict[str, float]) -> None:
@@ -66,7 +67,8 @@ def save(plan: Plan, store: RecordStore) -> int:
     handle = store.save_async(arrays, **options)
     newest = store.latest()
     if newest is not None:
-        store.load(newest)  # a reader beside the writer
+        with suppress(RecordNotFoundError):  # which the save may replace meanwhile
+            store.load(newest)  # a reader beside the writer
     return handle.result()
 
 
