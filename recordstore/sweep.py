@@ -108,6 +108,8 @@ def _sweep_blobs(connection: Connection) -> Swept:
     connection.execute(delete(ChunkRow).where(ChunkRow.id.in_([chunk.id for chunk in chunks[:count]])))
     empty = ~exists().where(ChunkRow.blob_id == BlobRow.id)
     gone = connection.execute(delete(BlobRow).where(BlobRow.id.in_(dead), empty).returning(BlobRow.id)).all()
+    if not chunks and not gone:  # it would go on like this for ever
+        raise CorruptRecordError("an index lists bytes as left over that cannot be removed: it is damaged")
     return Swept(0, len(gone), sizes[count - 1] if sizes else 0)
 
 
