@@ -173,10 +173,11 @@ class BlobRepository:
             update(BlobRow).where(BlobRow.id == blob_id, BlobRow.state == literal(READY)).values(state=DAMAGED)
         )
 
-    def kill_orphans(self, blob_ids: Collection[int]) -> None:
-        """Mark those of the blobs as dead that no array points at any more."""
+    def kill_orphans(self, blob_ids: Collection[int]) -> int:
+        """Mark those of the blobs as dead that no array points at any more, and return how many."""
         used = exists().where(ArrayRow.blob_id == BlobRow.id)
-        self._connection.execute(update(BlobRow).where(BlobRow.id.in_(blob_ids), ~used).values(state=DEAD))
+        dead = update(BlobRow).where(BlobRow.id.in_(blob_ids), ~used).values(state=DEAD)
+        return self._connection.execute(dead).rowcount
 
     def orphans(self, limit: int) -> Sequence[int]:
         """Return ids of blobs that are not dead though no array points at them.

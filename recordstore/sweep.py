@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from operator import add
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Delete, and_, delete, exists, func, or_, select, update
 
 from recordstore import constants
 from recordstore.blobs import BlobRepository, literal
@@ -50,7 +50,8 @@ def kill_orphans(database: Database) -> None:
         with database.write() as session:
             blobs = BlobRepository(session.connection())
             orphans = blobs.orphans(constants.BATCH_ROWS)
-            blobs.kill_orphans(orphans)
+            if orphans and not blobs.kill_orphans(orphans):
+                raise CorruptRecordError("an index says that bytes are in use which are not: it is damaged")
         if len(orphans) < constants.BATCH_ROWS:
             return
 
@@ -82,13 +83,13 @@ def _sweep_record(connection: Connection, grace: float) -> Swept | None:
         select(ArrayRow.position, ArrayRow.blob_id).where(mine).order_by(ArrayRow.position).limit(constants.BATCH_ROWS)
     ).all()
     if rows:
-        connection.execute(delete(ArrayRow).where(mine, ArrayRow.position <= rows[-1].position))
+        _remove(connection, delete(ArrayRow).where(mine, ArrayRow.position <= rows[-1].position), len(rows))
         BlobRepository(connection).kill_orphans({row.blob_id for row in rows})
     if len(rows) == constants.BATCH_ROWS:
         return Swept(0, 0, 0)
     for child in (MetricRow, TagRow):
         connection.execute(delete(child).where(child.record_id == record_id))
-    connection.execute(delete(RecordRow).where(RecordRow.id == record_id))
+    _remove(connection, delete(RecordRow).where(RecordRow.id == record_id), 1)
     return Swept(1, 0, 0)
 
 
@@ -105,12 +106,19 @@ def _sweep_blobs(connection: Connection) -> Swept:
     sizes = list(accumulate(chunk.nbytes for chunk in chunks))
     count = max(1, sum(size <= constants.BATCH_BYTES for size in sizes))
     _check_dead(connection, {chunk.blob_id for chunk in chunks[:count]} or set(dead))
-    connection.execute(delete(ChunkRow).where(ChunkRow.id.in_([chunk.id for chunk in chunks[:count]])))
+    ids = [chunk.id for chunk in chunks[:count]]
+    _remove(connection, delete(ChunkRow).where(ChunkRow.id.in_(ids)), len(ids))
     empty = ~exists().where(ChunkRow.blob_id == BlobRow.id)
-    gone = connection.execute(delete(BlobRow).where(BlobRow.id.in_(dead), empty).returning(BlobRow.id)).all()
-    if not chunks and not gone:  # it would go on like this for ever
-        raise CorruptRecordError("an index lists bytes as left over that cannot be removed: it is damaged")
-    return Swept(0, len(gone), sizes[count - 1] if sizes else 0)
+    gone = _remove(connection, delete(BlobRow).where(BlobRow.id.in_(dead), empty), 0 if chunks else 1)
+    return Swept(0, gone, sizes[count - 1] if sizes else 0)
+
+
+def _remove(connection: Connection, statement: Delete, expected: int) -> int:
+    """Remove rows, and return how many: a damaged table or index may list some that are never gone."""
+    gone = connection.execute(statement).rowcount
+    if gone < expected:
+        raise CorruptRecordError("rows that are left over cannot be removed: a table or an index is damaged")
+    return gone
 
 
 def _check_dead(connection: Connection, blob_ids: set[int]) -> None:
