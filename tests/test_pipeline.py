@@ -19,6 +19,7 @@ from recordstore.feed import Ring
 from recordstore.hashing import HashPool
 from recordstore.listing import Listing, open_record
 from recordstore.refs import parse_ref
+from recordstore.traffic import Abandoned, Traffic
 
 Query = Callable[..., list[tuple[Any, ...]]]
 SIZES = [1500, 20_000, 1001, 7000, 64_000, 3000, 12_000]
@@ -88,7 +89,7 @@ def test_arrays_that_are_read_whole_on_their_way_take_bounded_memory(
 ) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     held, peaks, lock = [0], [], threading.Lock()
-    begin, finish = BytesAssembly.begin, pipeline.Traffic.give
+    begin, finish = BytesAssembly.begin, Traffic.give
 
     def begun(assembly: BytesAssembly) -> None:
         with lock:
@@ -96,13 +97,13 @@ def test_arrays_that_are_read_whole_on_their_way_take_bounded_memory(
             peaks.append(held[0])
         begin(assembly)
 
-    def given(traffic: pipeline.Traffic, nbytes: int) -> None:
+    def given(traffic: Traffic, nbytes: int) -> None:
         with lock:
             held[0] -= nbytes
         finish(traffic, nbytes)
 
     monkeypatch.setattr(BytesAssembly, "begin", begun)
-    monkeypatch.setattr(pipeline.Traffic, "give", given)
+    monkeypatch.setattr(Traffic, "give", given)
     monkeypatch.setattr("recordstore.pipeline.STAGED_BYTES", 8000)
     arrays = {f"{number}": np.frombuffer(noise(size // 8 * 8), np.uint64) for number, size in enumerate(SIZES * 3)}
     record_id = saved.save(arrays)
@@ -237,7 +238,7 @@ def test_after_an_interrupt_no_thread_writes_to_the_target(
 
 
 def test_a_second_interrupt_does_not_end_the_wait_for_the_threads() -> None:
-    traffic = pipeline.Traffic(100)
+    traffic = Traffic(100)
     inside, leave, interrupts = threading.Event(), threading.Event(), iter([KeyboardInterrupt])
 
     def work() -> None:
@@ -261,7 +262,7 @@ def test_a_second_interrupt_does_not_end_the_wait_for_the_threads() -> None:
         traffic.end()
     assert traffic._inside == 0
     thread.join()
-    with pytest.raises(pipeline.Abandoned), traffic.entered():
+    with pytest.raises(Abandoned), traffic.entered():
         pass
 
 
