@@ -60,7 +60,8 @@ def test_the_indexes_of_every_table_are_here(full: Path) -> None:
 
 @pytest.mark.parametrize("index", INDEXES)
 def test_an_emptied_index_is_named_and_costs_no_record(full: Path, index: str) -> None:
-    before = dict(loaded(RecordStore(full)))
+    with RecordStore(full) as store:
+        before = dict(loaded(store))
     empty(full, index)
     with RecordStore(full) as store:
         report = store.verify()
