@@ -18,6 +18,9 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = ["tests", "-m", "not slow or reliability"]
+INTERRUPTED = 2
+"""What pytest ends with after ``--maxfail``."""
+
 SELF = "--ignore=tests/reliability/test_breaks.py"
 
 
@@ -79,21 +82,21 @@ def failed_tests(edits: list[Edit], arguments: list[str]) -> list[str]:
         command = [sys.executable, "-m", "pytest", "-q", "--tb=no", "--numprocesses=auto", SELF, *(arguments or TESTS)]
         environment = {**os.environ, "PYTHONPATH": str(copy), "FLWR_TELEMETRY_ENABLED": "0"}
         done = subprocess.run(command, cwd=copy, env=environment, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode not in {0, 1}:
+    failed = sorted(set(re.findall(r"^(?:FAILED|ERROR) ([^\[\s]+)", done.stdout, re.MULTILINE)))
+    if done.returncode != bool(failed) and not (failed and done.returncode == INTERRUPTED):
         raise RuntimeError(f"pytest ended with {done.returncode}: {done.stdout[-1000:]}")
-    return sorted(set(re.findall(r"^(?:FAILED|ERROR) ([^\[\s]+)", done.stdout, re.MULTILINE)))
+    return failed
 
 
 def main() -> int:
     """Make the breaks one after the other, and list the tests that have noticed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=BREAKS)
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=f"for pytest, in place of {TESTS}")
-    options = parser.parse_args()
+    options, arguments = parser.parse_known_args()  # the others are for pytest, in place of TESTS
     unnoticed = 0
     for name, edits in BREAKS.items():
         if options.only in {None, name}:
-            failed = failed_tests(edits, options.arguments)
+            failed = failed_tests(edits, arguments)
             unnoticed += not failed
             print(f"{name}: {len(failed)} tests fail", *failed, sep="\n    ", flush=True)
     return bool(unnoticed)
