@@ -6,7 +6,7 @@ import signal
 from contextlib import suppress
 from itertools import count
 
-from oracle import Plan, content, draw
+from oracle import Plan, checkpoint, content, draw, reported
 from support import hear, make_small, say
 
 from recordstore import RecordNotFoundError, RecordStore
@@ -54,6 +54,8 @@ def perform(plan: Plan, store: RecordStore) -> int:
             store.compact()
         case "backup":
             store.backup(plan["to"])
+        case "checkpoint":
+            return save_checkpoint(plan, store)
         case _:
             return save(plan, store)
     return 0
@@ -70,6 +72,13 @@ def save(plan: Plan, store: RecordStore) -> int:
         with suppress(RecordNotFoundError):  # which the save may replace meanwhile
             store.load(newest)  # a reader beside the writer
     return handle.result()
+
+
+def save_checkpoint(plan: Plan, store: RecordStore) -> int:
+    seed, number = plan["seed"], plan["round"]
+    arrays, state = content(seed, large=plan["large"]), checkpoint(seed, large=plan["large"])
+    place = {"run": plan["run"], "round": number}
+    return store.save_checkpoint(arrays, state, **place, history=[reported(number, seed)], forget_after=number)
 
 
 def recover(path: str) -> None:

@@ -5,7 +5,7 @@ An operation is a plan that travels as JSON: what to do, and with what.
 
 import random
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 from support import npy
 
-from recordstore import RecordStore, RecordStoreError
+from recordstore import Array, Checkpoint, HistoryEntry, RecordStore, RecordStoreError
 
 Plan = dict[str, Any]
 
 RECORDS = 12
 """Above which there are rather deletes than saves."""
 
-SAVES = ("save", "save_async", "overwrite")
+SAVES = ("save", "save_async", "overwrite", "checkpoint")
+RUNS = ("a", "b")
 TAGS = ("best", "good")
 
 
@@ -44,16 +45,31 @@ def serialized(seed: int, *, large: bool) -> list[tuple[str, bytes]]:
     return [(name, npy(array)) for name, array in content(seed, large=large).items()]
 
 
+def checkpoint(seed: int, *, large: bool) -> Checkpoint:
+    """Return what is saved beside a record to go on from it; its arrays are as many as those of a record."""
+    return Checkpoint({"seed": seed}, content(seed + 1, large=large))
+
+
+def reported(number: int, seed: int) -> HistoryEntry:
+    """Return what is reported of a round."""
+    return HistoryEntry(number, "train", {"seed": seed})
+
+
 @dataclass(frozen=True)
 class Model:
-    """What a dict would hold: records by id as (run, round, content), and ids by (run, tag)."""
+    """What a dict would hold: records by id as (run, round, what is in it), ids by (run, tag), what was reported."""
 
-    records: dict[int, tuple[str | None, int | None, tuple[int, bool]]] = field(default_factory=dict)
+    records: dict[int, tuple[str | None, int | None, Plan]] = field(default_factory=dict)
     tags: dict[tuple[str, str], int] = field(default_factory=dict)
+    history: dict[tuple[str, int], dict[str, int]] = field(default_factory=dict)
 
     def after(self, plan: Plan, new_id: int) -> "Model":
         """Return what it holds once an operation is done."""
         match plan["do"]:
+            case "checkpoint":
+                return replace(
+                    self._saved(plan, new_id), history=self._history(plan["run"], plan["round"], plan["seed"])
+                )
             case "save" | "save_async" | "overwrite":
                 return self._saved(plan, new_id)
             case "delete":
@@ -74,11 +90,16 @@ class Model:
         tags = {tag: new_id if id_ in old else id_ for tag, id_ in self.tags.items()}
         tags |= {(run or "", tag): new_id for tag in plan["tags"]}
         records = {id_: known for id_, known in self.records.items() if id_ not in old}
-        return Model(records | {new_id: (run, number, (plan["seed"], plan["large"]))}, tags)
+        return replace(self, records=records | {new_id: (run, number, plan)}, tags=tags)
+
+    def _history(self, run: str, number: int, seed: int) -> dict[tuple[str, int], dict[str, int]]:
+        """Return what was reported, with one more round, and without those that came after it."""
+        earlier = {place: values for place, values in self.history.items() if place[0] != run or place[1] <= number}
+        return earlier | {(run, number): reported(number, seed).values}
 
     def _without(self, id_: int) -> "Model":
         records = {other: known for other, known in self.records.items() if other != id_}
-        return Model(records, {tag: other for tag, other in self.tags.items() if other != id_})
+        return replace(self, records=records, tags={tag: other for tag, other in self.tags.items() if other != id_})
 
 
 def draw(dice: random.Random, store: RecordStore) -> Plan:
@@ -106,16 +127,18 @@ def draw(dice: random.Random, store: RecordStore) -> Plan:
 
 
 def _draw_save(dice: random.Random, taken: set[tuple[str | None, int | None]]) -> Plan:
-    run = dice.choice([None, "a", "b"])
+    run = dice.choice([None, *RUNS])
     number = None if run is None else dice.randrange(5)
-    do = "save_async" if dice.random() < 0.3 else "overwrite" if (run, number) in taken else "save"
+    do = "overwrite" if (run, number) in taken else "save" if run is None else dice.choice(["save", "checkpoint"])
+    if do != "checkpoint" and dice.random() < 0.3:
+        do = "save_async"
     return {
         "do": do,
         "run": run,
         "round": number,
         "seed": dice.randrange(1_000_000),
         "large": dice.random() < 0.6,
-        "tags": dice.sample(TAGS, dice.choice([0, 0, 1])),
+        "tags": [] if do == "checkpoint" else dice.sample(TAGS, dice.choice([0, 0, 1])),
         "keep": dice.random() < 0.5,
     }
 
@@ -131,12 +154,12 @@ def seen(store: RecordStore) -> Model:
     for info in store.records():
         records[info.id] = (info.run, info.round)
         tags |= {(info.run or "", tag): info.id for tag in info.tags}
-    return Model(records, tags)
+    return Model(records, tags, {(run, entry.round): entry.values for run in RUNS for entry in store.history(run)})
 
 
 def shape(model: Model) -> Model:
     """Return what a store has to show, its contents left out."""
-    return Model({id_: known[:2] for id_, known in model.records.items()}, model.tags)
+    return replace(model, records={id_: known[:2] for id_, known in model.records.items()})
 
 
 def settled(model: Model, plan: Plan | None, store: RecordStore, last_id: int) -> Model | None:
@@ -154,9 +177,21 @@ def settled(model: Model, plan: Plan | None, store: RecordStore, last_id: int) -
 
 def wrong_records(model: Model, store: RecordStore) -> Iterator[tuple[str, int]]:
     """Yield the records that are not equal, byte for byte, to what was saved."""
-    for id_, (_, _, (seed, large)) in model.records.items():
-        if [(name, array.data) for name, array in store.load(id_).items()] != serialized(seed, large=large):
+    for id_, (_, _, plan) in model.records.items():
+        seed, large = plan["seed"], plan["large"]
+        if bytes_of(store.load(id_)) != serialized(seed, large=large):
             yield "other bytes", id_
+        found = store.load_checkpoint(id_)
+        if (found is not None) != (plan["do"] == "checkpoint"):
+            yield "another kind of record", id_
+        elif found is not None and (
+            found.state != {"seed": seed} or bytes_of(found.arrays) != serialized(seed + 1, large=large)
+        ):
+            yield "another state", id_
+
+
+def bytes_of(arrays: Mapping[str, Array]) -> list[tuple[str, bytes]]:
+    return [(name, array.data) for name, array in arrays.items()]
 
 
 def collected(failures: Iterator[tuple[Any, ...]]) -> list[tuple[Any, ...]]:

@@ -59,6 +59,8 @@ PLANS: Plans = (
     {"do": "delete", "id": 9},
     {"do": "open"},
     save("a", 3, 11, large=False, do="save_async"),
+    save("b", 7, 114, large=True, do="checkpoint"),
+    save("b", 2, 12, large=False, do="checkpoint"),
     {"do": "compact"},
 )
 """Everything that writes, with the ids that the records get."""

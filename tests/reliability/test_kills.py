@@ -22,7 +22,7 @@ import pytest
 from kill_examination import Examination, Message, after_killed_upgrade, count_journal, version_of
 from kill_journals import MAGIC, head_of_journal, remove_store
 from kill_worker import fork_workers
-from oracle import collected
+from oracle import SAVES, collected
 from support import ASSETS, HEAD, Child
 from trials import Trials
 
@@ -47,7 +47,7 @@ PATIENCE_SECONDS = 0.25
 OLDER = [path for path in sorted(ASSETS.glob("schema-*.db")) if version_of(path) < HEAD]
 
 KINDS = [
-    *(f"{do}, {size}" for do in ("save", "save_async", "overwrite") for size in ("small", "batched")),
+    *(f"{do}, {size}" for do in SAVES for size in ("small", "batched")),
     *("tag", "untag", "delete", "gc", "compact", "backup"),
 ]
 
