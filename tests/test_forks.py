@@ -200,7 +200,8 @@ def fork_while_making_input(path: str) -> None:
                 yield name, array
                 codes[name] = children_of(store, path, ["uses_it", "opens_the_file_anew"])
 
-        assert content(store, store.save(entries())) == npys(OTHER)
+        saved = store.save(entries())
+        assert content(store, saved) == npys(OTHER)
     say(codes)
 
 
@@ -221,7 +222,8 @@ def fork_with_a_store_in_memory(path: str) -> None:
         codes = children_of(store, path, IN_MEMORY)
         assert content(store, 1) == npys(MODEL)
         assert [name for name, _ in stream] == ["1", "2", "3"]
-        assert store.save(OTHER) == 2
+        saved = store.save(OTHER)
+        assert saved == 2
     say(codes)
 
 

@@ -175,8 +175,8 @@ for name, blob in arrays:
     array = np.load(io.BytesIO(b"".join(data for data, in chunks)))
     print(name, array.dtype.str, array.shape, array.sum(), array.flags.f_contiguous)
 file.close()
-assert len(arrays) == count
-assert "recordstore" not in sys.modules
+if len(arrays) != count or "recordstore" in sys.modules:
+    sys.exit("not so")
 """
 
 
@@ -219,9 +219,13 @@ u64 = lambda number: struct.pack("<Q", number)
 text = lambda value: u64(len(value.encode())) + value.encode()
 keyed = lambda kind, body: blake3(body, derive_key_context="recordstore schema " + kind).digest()
 
+def require(fact):
+    if not fact:
+        sys.exit("not so")
+
 def blob(number, nbytes):
     chunks = [data for data, in file.execute("SELECT data FROM chunk WHERE blob_id = ? ORDER BY seq", (number,))]
-    assert sum(map(len, chunks)) == nbytes
+    require(sum(map(len, chunks)) == nbytes)
     return keyed("1 blob", u64(nbytes) + b"".join(blake3(chunk).digest() for chunk in chunks))
 
 def digests(record, condition):
@@ -246,14 +250,14 @@ def value(data):
 
 records = file.execute("SELECT id, round, digest, checkpoint, checkpoint_digest FROM record WHERE state = 'ready'")
 for record, round_, digest, checkpoint, of_checkpoint in records.fetchall():
-    assert keyed("1 record", digests(record, "part = ''")) == digest
+    require(keyed("1 record", digests(record, "part = ''")) == digest)
     if checkpoint is not None:
-        assert keyed("2 checkpoint", digest + text(checkpoint) + digests(record, "part != ''")) == of_checkpoint
+        require(keyed("2 checkpoint", digest + text(checkpoint) + digests(record, "part != ''")) == of_checkpoint)
     print(round_, checkpoint and json.loads(checkpoint))
 for run, round_, source, values in file.execute('SELECT run, round, source, "values" FROM history'):
     print(run, round_, source, value(json.loads(values)))
 file.close()
-assert "recordstore" not in sys.modules
+require("recordstore" not in sys.modules)
 """
 
 
@@ -281,7 +285,7 @@ def test_checkpoints_and_history_are_verified_and_read_without_this_package(path
         "r 1 train {'loss': nan, 'counts': [3, 1180591620717411303424, []], 'inf': -inf}",
     ]
     query("UPDATE array SET part = 'other' WHERE part = 'state' AND name = 'v'")
-    assert "AssertionError" in check(path).stderr
+    assert "not so" in check(path).stderr
 
 
 def test_each_tag_that_is_written_is_in_the_specification() -> None:

@@ -80,6 +80,8 @@ def run(family: str, seed: int, api: SimpleNamespace, threshold: int) -> dict[st
 
 def assert_same(ours: dict[str, Any], theirs: dict[str, Any], case: str) -> None:
     expected, got = theirs.pop("outcome"), ours.pop("outcome")
+    if isinstance(got, AssertionError) and not __debug__:
+        return  # under python -O Flower leaves its assertions out, and goes on with what it does not expect
     if isinstance(expected, Exception):
         assert isinstance(got, type(expected)), f"{case}: {expected!r} expected, not {got!r}"
         start = next((start for start in FIXED if str(expected).startswith(start)), "")
