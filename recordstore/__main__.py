@@ -1,6 +1,7 @@
 """``python -m recordstore``: look after a store from the command line."""
 
 import argparse
+import io
 import sys
 from collections.abc import Callable, Sequence
 
@@ -13,6 +14,8 @@ from recordstore.target import parse_target
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command, and return its exit status: 0, 1 for a store that is not as it should be, 2 for wrong usage."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr has it: a path is any bytes
     options = vars(_parser().parse_args(arguments))
     run: Callable[..., str] = options.pop("run")
     try:

@@ -5,25 +5,22 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
+from recordstore.callbacks import Tell
 from recordstore.engine import Database
 from recordstore.exceptions import InvalidValueError, StorageFullError, StoreAccessError, StoreBusyError
 from recordstore.faults import translated
 from recordstore.forks import ForkSafeConnection
 from recordstore.info import Progress
-from recordstore.target import Target
+from recordstore.target import COMPANIONS, Target
 
 STEP_BYTES = 32 * 1024 * 1024
 """What is copied under one read lock; writers commit between two steps."""
 
 RESTARTS = 3
 """How often a copy begins anew because a writer of another connection has committed, before it is made in one step."""
-
-COMPANIONS = ("-journal", "-wal", "-shm")
-"""What SQLite appends to the name of a database, https://www.sqlite.org/tempfiles.html."""
 
 _BUSY_SLEEP = 0.001
 
@@ -32,15 +29,7 @@ class _Overtaken(Exception):  # noqa: N818 - a signal, not an error
     """Writers have changed the database too often."""
 
 
-class _Stopped(Exception):  # noqa: N818
-    """The caller's function has raised an error, which is not to be taken for one of the database."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__()
-        self.error = error
-
-
-def back_up(database: Database, path: Path, progress: Callable[[Progress], object]) -> None:
+def back_up(database: Database, path: Path, tell: Tell) -> None:
     """Copy a database into a new file, which has its name only once it is whole and on the disk.
 
     Raises
@@ -59,23 +48,21 @@ def back_up(database: Database, path: Path, progress: Callable[[Progress], objec
     try:
         Target(str(partial)).ensure_file(read_only=False)
         with translated(f"{database.target}, copied to {path}"):
-            _copy(database, partial, progress)
+            _copy(database, partial, tell)
         _publish(partial, path)
-    except _Stopped as stopped:
-        raise stopped.error from None
     finally:
-        if os.getpid() == pid:  # a child that ``progress`` has forked leaves the file of its parent alone
+        if os.getpid() == pid:  # a child that ``tell`` has forked leaves the file of its parent alone
             with suppress(OSError):  # it may never have been there
                 partial.unlink()
 
 
-def _copy(database: Database, partial: Path, progress: Callable[[Progress], object]) -> None:
+def _copy(database: Database, partial: Path, tell: Tell) -> None:
     with database.source() as source:
         (page_size,) = source.execute("PRAGMA page_size").fetchone()
         for pages, restarts in ((STEP_BYTES // page_size, RESTARTS), (-1, None)):
             os.truncate(partial, 0)  # without a journal, a copy that was given up is no database
             with closing(_connect(partial)) as copy:
-                watch = _Watch(database, page_size, progress, restarts)
+                watch = _Watch(database, page_size, tell, restarts)
                 try:
                     source.backup(copy, pages=pages, progress=watch, sleep=_BUSY_SLEEP)
                 except _Overtaken:
@@ -94,13 +81,11 @@ def _connect(partial: Path) -> sqlite3.Connection:
 class _Watch:
     """What SQLite calls after each step: tells the progress, and knows when to give up."""
 
-    def __init__(
-        self, database: Database, page_size: int, progress: Callable[[Progress], object], restarts: int | None
-    ) -> None:
+    def __init__(self, database: Database, page_size: int, tell: Tell, restarts: int | None) -> None:
         self._database = database
         self._page_size = page_size
         self._timeout = database.timeout
-        self._progress = progress
+        self._tell = tell
         self._restarts = restarts
         self._left: int | None = None
         self._deadline = time.monotonic() + self._timeout
@@ -120,10 +105,7 @@ class _Watch:
         self._left = remaining
         self._deadline = time.monotonic() + self._timeout
         with self._database.source_paused():
-            try:
-                self._progress(Progress((total - remaining) * self._page_size, total * self._page_size))
-            except Exception as error:
-                raise _Stopped(error) from error
+            self._tell(Progress((total - remaining) * self._page_size, total * self._page_size))
 
 
 def _publish(partial: Path, path: Path) -> None:
@@ -144,8 +126,14 @@ def _publish(partial: Path, path: Path) -> None:
 def _check_free(path: Path, source: Target) -> None:
     """Raise for a name that is taken, or beside which there is what SQLite would take for a part of the copy."""
     for suffix in ("", *COMPANIONS):
-        if os.path.lexists(f"{path}{suffix}"):
-            raise _taken(Path(f"{path}{suffix}"))
+        beside = Path(f"{path}{suffix}")
+        try:
+            beside.lstat()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise StoreAccessError(f"{beside} cannot be made: {error.strerror}") from error
+        raise _taken(beside)
     if source.path is not None:
         store = os.path.realpath(source.path)
         if os.path.realpath(path) in {f"{store}{suffix}" for suffix in COMPANIONS}:

@@ -1,7 +1,7 @@
 """The queries on blobs and chunks; like all repositories, this one never commits."""
 
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
@@ -23,9 +23,12 @@ IN_PLACE_BYTES = 64 * 1024
 
 # What each save needs, in Core and made once. An ORM insert of chunks would ask for their ids too, which holds a copy
 # of each row.
-_READY_WITH_DIGESTS = select(BlobRow.digest, BlobRow.id).where(
-    BlobRow.digest.in_(bindparam("digests", expanding=True)), BlobRow.state == literal(READY)
-)
+_READY_WITH_DIGESTS = select(
+    BlobRow.digest,
+    BlobRow.id,
+    BlobRow.nbytes,
+    select(func.count()).where(ChunkRow.blob_id == BlobRow.id).scalar_subquery(),  # an index knows
+).where(BlobRow.digest.in_(bindparam("digests", expanding=True)), BlobRow.state == literal(READY))
 _INSERT_BLOBS = insert(BlobRow.__table__).returning(  # type: ignore[arg-type]
     BlobRow.nbytes, BlobRow.head, BlobRow.digest, BlobRow.id
 )
@@ -106,12 +109,20 @@ class BlobRepository:
         )
         return {(nbytes, head) for nbytes, head in found}
 
-    def ready(self, digests: Collection[bytes]) -> dict[bytes, int]:
-        """Return the ids of the readable blobs with these digests."""
-        if not digests:
+    def ready(self, wanted: Mapping[bytes, int]) -> dict[bytes, int]:
+        """Return the ids of the readable blobs with these digests, which are given with their lengths.
+
+        One with another length, or with chunks missing, is marked as damaged, so that its digest is free.
+        """
+        if not wanted:
             return {}
-        found = self._connection.execute(_READY_WITH_DIGESTS, {"digests": digests})
-        return {digest: id_ for digest, id_ in found if digest is not None}
+        ready = {}
+        for digest, id_, nbytes, chunks in self._connection.execute(_READY_WITH_DIGESTS, {"digests": [*wanted]}).all():
+            if nbytes == wanted.get(digest) and chunks == -(-nbytes // constants.CHUNK_SIZE):
+                ready[digest] = id_
+            elif digest in wanted:
+                self.mark_damaged(id_)
+        return ready
 
     def add(self, blobs: Sequence[tuple[int, bytes, bytes | None]]) -> Sequence[int]:
         """Insert blobs of a length, head and digest, and return their ids in order.
@@ -210,8 +221,9 @@ class BlobRepository:
         """Return where the chunks ``first`` to ``last - 1`` of blobs lie, in order; their bytes are not read."""
         found = self._connection.execute(_PLACES, {"blobs": blob_ids, "first": first, "last": last})
         places: dict[int, list[ChunkPlace]] = {}
-        for blob_id, *fields in found:
-            places.setdefault(blob_id, []).append(ChunkPlace(*fields))
+        for blob_id, id_, seq, *fields in found:
+            if type(seq) is int:  # a column holds any value
+                places.setdefault(blob_id, []).append(ChunkPlace(id_, seq, *fields))
         return places
 
     def read(self, places: Iterable[ChunkPlace]) -> Iterator[tuple[ChunkPlace, bytes | None]]:

@@ -1,10 +1,9 @@
 """Giving the space of deleted records back to the file system, in bounded transactions."""
 
-from collections.abc import Callable
-
 from sqlalchemy import Connection
 
 from recordstore.blobs import driver
+from recordstore.callbacks import Tell
 from recordstore.engine import Database
 from recordstore.info import Progress
 
@@ -12,7 +11,7 @@ STEP_BYTES = 8 * 1024 * 1024
 """What one transaction gives back: it moves as many pages from the end of the file, and journals them."""
 
 
-def compact(database: Database, progress: Callable[[Progress], object]) -> int:
+def compact(database: Database, tell: Tell) -> int:
     """Cut free pages off, and return by how many bytes the database is shorter."""
     with database.read() as connection:
         page_size, free = _pragma(connection, "page_size"), _pragma(connection, "freelist_count")
@@ -23,7 +22,7 @@ def compact(database: Database, progress: Callable[[Progress], object]) -> int:
         if not cut:  # a writer has taken the rest
             break
         given += cut
-        progress(Progress(min(given, free) * page_size, free * page_size))
+        tell(Progress(min(given, free) * page_size, free * page_size))
         database.rest()
     database.empty_wal()
     return given * page_size

@@ -22,7 +22,7 @@ from recordstore.exceptions import (
     StoreClosedError,
 )
 from recordstore.faults import LOST_FILE, result_code, translated
-from recordstore.locks import writer_lock
+from recordstore.locks import is_mine, writer_lock
 from recordstore.logs import LOGGING_NAME
 from recordstore.target import Target
 from recordstore.writeback import early_writeback
@@ -139,7 +139,13 @@ class Database:
         """
         self.check_usable()
         with forks.transaction(), self._memory_lock(), self._readers.connect() as connection:
-            yield _raw(connection)
+            self._check_version(self._run(connection, "PRAGMA user_version"))
+            try:
+                yield _raw(connection)
+            except sqlite3.Error as error:
+                if result_code(error) in LOST_FILE:
+                    connection.invalidate(error)
+                raise
 
     @contextmanager
     def source_paused(self) -> Iterator[None]:
@@ -197,15 +203,20 @@ class Database:
         seconds = self.timeout if wait is None else wait
         deadline = time.monotonic() + seconds
         with forks.transaction():
-            if not self._lock.acquire(timeout=seconds):
-                raise StoreBusyError(
-                    f"{self.target} is being written to by another thread for longer than {self.timeout} s; "
-                    "try again, or open the store with a larger timeout="
-                )
+            if is_mine(self._lock):  # a finalizer, or the handler of a signal, in the middle of a transaction
+                raise StoreBusyError(f"{self.target} is being written to by this thread; try again when that is done")
             try:
+                if not self._lock.acquire(timeout=seconds):
+                    raise StoreBusyError(
+                        f"{self.target} is being written to by another thread for longer than {self.timeout} s; "
+                        "try again, or open the store with a larger timeout="
+                    )
                 yield max(0.0, deadline - time.monotonic())
             finally:
-                self._lock.release()
+                try:  # noqa: SIM105 - with no call before it, in which Ctrl-C could come once more
+                    self._lock.release()
+                except RuntimeError:  # it was not got
+                    pass
 
     @contextmanager
     def _memory_lock(self) -> Iterator[None]:

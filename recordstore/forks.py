@@ -38,41 +38,44 @@ class _Gate:
         self.reset()
 
     def reset(self) -> None:
-        self.changed = threading.Condition()
+        self.lock = threading.Lock()  # entered itself: Ctrl-C could come between the two halves of Condition.__enter__
+        self.changed = threading.Condition(self.lock)
         self.inside: dict[int, int] = {}
         self.forking = False
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         me = threading.get_ident()
-        with self.changed:
-            self.changed.wait_for(lambda: not self.forking or me in self.inside)
-            self.inside[me] = self.inside.get(me, 0) + 1
+        depth = self.inside.get(me, 0)
         try:
+            with self.lock:
+                self.changed.wait_for(lambda: not self.forking or me in self.inside)
+                self.inside[me] = depth + 1
             yield
         finally:
-            with self.changed:
-                depth = self.inside.pop(me, 1) - 1  # nothing is left of it in a child that this thread forked
-                if depth:
+            with self.lock:
+                if depth and me in self.inside:
                     self.inside[me] = depth
+                else:
+                    self.inside.pop(me, None)  # nothing is left of it in a child that this thread forked
                 self.changed.notify_all()
 
     @contextmanager
     def pause(self) -> Iterator[None]:
         me = threading.get_ident()
-        with self.changed:
+        with self.lock:
             depth = self.inside.pop(me)
             self.changed.notify_all()
         try:
             yield
         finally:
-            with self.changed:
+            with self.lock:
                 self.changed.wait_for(lambda: not self.forking)
                 self.inside[me] = depth
 
     def before_fork(self) -> None:
         me = threading.get_ident()
-        with self.changed:
+        with self.lock:
             self.changed.wait_for(lambda: not self.forking, FORK_WAIT_SECONDS)
             self.forking = True
             self.changed.wait_for(lambda: not self.inside.keys() - {me}, FORK_WAIT_SECONDS)
@@ -80,7 +83,7 @@ class _Gate:
             holder.close_idle()
 
     def after_fork(self) -> None:
-        with self.changed:
+        with self.lock:
             self.forking = False
             self.changed.notify_all()
 

@@ -7,7 +7,7 @@ import weakref
 from recordstore import forks
 from recordstore.target import Target
 
-_locks: weakref.WeakValueDictionary[str, threading.Lock] = weakref.WeakValueDictionary()
+_locks: "weakref.WeakValueDictionary[str, threading.RLock]" = weakref.WeakValueDictionary()
 _guard = threading.Lock()
 
 
@@ -20,9 +20,17 @@ def _forget_locks() -> None:
 forks.after_fork_in_child(_forget_locks)
 
 
-def writer_lock(target: Target) -> threading.Lock:
-    """Return the lock that all stores of this process on this file share."""
+def writer_lock(target: Target) -> "threading.RLock":
+    """Return the lock that all stores of this process on this file share.
+
+    It knows who holds it: whether Ctrl-C came before or after it was got could not be told from a plain one.
+    """
     if target.path is None:
-        return threading.Lock()
+        return threading.RLock()
     with _guard:
-        return _locks.setdefault(os.path.realpath(target.path), threading.Lock())
+        return _locks.setdefault(os.path.realpath(target.path), threading.RLock())
+
+
+def is_mine(lock: "threading.RLock") -> bool:
+    """Return whether the calling thread holds a lock; ``threading.Condition`` asks for it in the same way."""
+    return bool(lock._is_owned())  # type: ignore[attr-defined]  # noqa: SLF001

@@ -113,8 +113,14 @@ class Reader:
                 for row, _ in Pipeline(self._database, self._pool, listing, Inspection).read(list(left.values())):
                     yield left.pop(row.position), None
             except DamageError as damage:
-                self._mark(damage.row)
+                self.mark(damage.row.blob_id)
                 yield left.pop(damage.row.position), str(damage.__cause__ or damage)
+
+    def mark(self, blob_id: int) -> None:
+        """Keep later saves from sharing the bytes of a damaged array, if the store can be written to."""
+        if not self._database.read_only:
+            with contextlib.suppress(RecordStoreError), self._database.write() as session:
+                BlobRepository(session.connection()).mark_damaged(blob_id)
 
     def _check_small(
         self, listing: Listing, group: list[StoredArrayRow]
@@ -123,7 +129,7 @@ class Reader:
             self._read_small(listing, group)
         except CorruptRecordError as error:
             if len(group) == 1:
-                self._mark(group[0])
+                self.mark(group[0].blob_id)
                 yield group[0], str(error)
             else:  # one by one, to find out which array it is
                 for row in group:
@@ -167,6 +173,8 @@ class Reader:
         parts: dict[int, list[StoredChunk]] = {blob_id: [] for blob_id in expected}
         with self._database.read() as connection:
             for chunk in BlobRepository(connection).chunks(expected):
+                if chunk.blob_id not in parts:
+                    raise CorruptRecordError("an index leads to chunks of other arrays: it is damaged")
                 parts[chunk.blob_id].append(chunk)
                 expected[chunk.blob_id] -= len(chunk.data)
                 if expected[chunk.blob_id] < 0:
@@ -184,14 +192,8 @@ class Reader:
 
     def _give_up(self, listing: Listing, row: StoredArrayRow, error: BaseException) -> NoReturn:
         """Say which array is damaged, and keep later saves from sharing its bytes."""
-        self._mark(row)
+        self.mark(row.blob_id)
         raise CorruptRecordError(f"record {listing.record_id}, array {row.name!r}: {error}") from error
-
-    def _mark(self, row: StoredArrayRow) -> None:
-        """Keep later saves from sharing the bytes of a damaged array, if the store can be written to."""
-        if not self._database.read_only:
-            with contextlib.suppress(RecordStoreError), self._database.write() as session:
-                BlobRepository(session.connection()).mark_damaged(row.blob_id)
 
 
 def _join(row: StoredArrayRow, chunks: list[StoredChunk]) -> bytes:

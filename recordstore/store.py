@@ -31,7 +31,7 @@ class RecordStore(Upkeep):
     ----------
     target
         Path of the database file, ``":memory:"``, or an SQLAlchemy URL such as ``sqlite:///checkpoints.db``. A missing
-        or empty file becomes a new store, readable by its owner only.
+        file becomes a new store, readable by its owner only; so does an empty one, with the permissions it has.
     upgrade
         Bring a store with an older schema to the newest one.
     read_only

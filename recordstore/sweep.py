@@ -38,6 +38,8 @@ def sweep(database: Database, *, grace: float, steps: int | None = None, wait: f
     while (steps is None or done < steps) and _needed(database, grace):
         with database.write(wait=wait) as session:
             swept = _sweep_record(session.connection(), grace) or _sweep_blobs(session.connection())
+        if swept is None:  # another one was faster
+            break
         total = Swept(*map(add, total, swept))
         done += 1
         time.sleep(constants.PAUSE_SECONDS)
@@ -93,11 +95,13 @@ def _sweep_record(connection: Connection, grace: float) -> Swept | None:
     return Swept(1, 0, 0)
 
 
-def _sweep_blobs(connection: Connection) -> Swept:
-    """Remove up to a batch of chunks of dead blobs, and the blobs that have none left."""
+def _sweep_blobs(connection: Connection) -> Swept | None:
+    """Remove up to a batch of chunks of dead blobs, and the blobs that have none left; None if there are none."""
     dead = connection.scalars(
         select(BlobRow.id).where(BlobRow.state == literal(DEAD)).order_by(BlobRow.id).limit(constants.BATCH_ROWS)
     ).all()
+    if not dead:
+        return None
     chunks = connection.execute(
         select(ChunkRow.id, ChunkRow.blob_id, ChunkRow.nbytes)
         .where(ChunkRow.blob_id.in_(dead))

@@ -19,6 +19,9 @@ from recordstore.exceptions import (
 
 MEMORY = ":memory:"
 
+COMPANIONS = ("-journal", "-wal", "-shm")
+"""What SQLite appends to the name of a database, https://www.sqlite.org/tempfiles.html."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -41,18 +44,12 @@ class Target:
         """
         if self.path is None:
             return
-        try:
-            mode = Path(self.path).stat().st_mode
-        except FileNotFoundError:
+        for suffix in COMPANIONS:  # a pipe would keep SQLite waiting for ever
+            _check_regular(f"{self.path}{suffix}")
+        if not _check_regular(self.path):
             if read_only:
-                raise StoreAccessError(f"{self} does not exist, and read_only=True creates nothing") from None
+                raise StoreAccessError(f"{self} does not exist, and read_only=True creates nothing")
             self._create(self.path)
-        except OSError as error:
-            raise StoreAccessError(f"{self} cannot be opened: {error.strerror}") from error
-        else:
-            if not stat.S_ISREG(mode):
-                kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
-                raise NotARecordStoreError(f"{self} is {kind}; give the path of a database file")
 
     def _create(self, path: str) -> None:
         try:
@@ -65,6 +62,20 @@ class Target:
             raise StoreAccessError(f"{self} cannot be created: {error.strerror}; {hint}") from error
         os.close(descriptor)
         Path(path).chmod(0o600)  # an odd umask may have taken our own rights too
+
+
+def _check_regular(path: str) -> bool:
+    """Return whether there is a file; raise for what is something else."""
+    try:
+        mode = Path(path).stat().st_mode
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise StoreAccessError(f"{Target(path)} cannot be opened: {error.strerror}") from error
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+        raise NotARecordStoreError(f"{Target(path)} is {kind}; give the path of a database file")
+    return True
 
 
 def parse_target(target: str | os.PathLike[str] | URL) -> Target:
@@ -112,7 +123,7 @@ def check_path(path: object) -> Path:
     where = _from_path(name).path
     if where is None or "://" in name:
         raise InvalidValueError("path must be that of a new file, not ':memory:' or a URL")
-    return Path(where)
+    return Path(os.path.abspath(name) if os.path.islink(name) else where)  # noqa: PTH100, PTH114 - of a text
 
 
 def _parse_url(text: str) -> URL:

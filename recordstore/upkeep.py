@@ -4,9 +4,9 @@ import os
 from collections.abc import Callable
 
 from recordstore.backup import back_up
+from recordstore.callbacks import telling
 from recordstore.compaction import compact
 from recordstore.drafts import DraftRepository
-from recordstore.exceptions import InvalidTypeError
 from recordstore.handle import DEFAULT_GRACE
 from recordstore.info import Progress, RecordInfo, Swept, VerifyReport
 from recordstore.loading import RecordLoader
@@ -113,15 +113,16 @@ class Upkeep(RecordLoader):
         VerifyReport(records=1, arrays=1, nbytes=144, damaged=())
         """
         self._check_usable()
-        verifier = Verifier(self._database, self._reader(), _check_progress(progress))
-        if ref is None:
-            verifier.check_all()
-        else:
-            parsed = parse_ref(ref)
-            with self._database.read() as connection:
-                record_id = RecordRepository(connection).find(parsed).id
-            verifier.check(record_id)
-        return verifier.report()
+        with telling(progress) as tell:
+            verifier = Verifier(self._database, self._reader(), tell)
+            if ref is None:
+                verifier.check_all()
+            else:
+                parsed = parse_ref(ref)
+                with self._database.read() as connection:
+                    record_id = RecordRepository(connection).find(parsed).id
+                verifier.check(record_id)
+            return verifier.report()
 
     def backup(self, path: str | os.PathLike[str], *, progress: Callable[[Progress], object] | None = None) -> None:
         """Copy the store into a new file, as it is at one moment, while others go on writing to it.
@@ -159,9 +160,10 @@ class Upkeep(RecordLoader):
         [array([1., 1.])]
         """
         self._check_usable()
-        where, tell = check_path(path), _check_progress(progress)
-        self._background.settle()  # what was handed over before is in the copy
-        back_up(self._database, where, tell)
+        with telling(progress) as tell:
+            where = check_path(path)
+            self._background.settle()  # what was handed over before is in the copy
+            back_up(self._database, where, tell)
 
     def compact(self, *, progress: Callable[[Progress], object] | None = None) -> int:
         """Give the space of deleted records back to the file system.
@@ -194,15 +196,7 @@ class Upkeep(RecordLoader):
         True
         """
         self._check_writable()
-        tell = _check_progress(progress)
-        self._background.settle()
-        sweep(self._database, grace=DEFAULT_GRACE)
-        return compact(self._database, tell)
-
-
-def _check_progress(progress: Callable[[Progress], object] | None) -> Callable[[Progress], object]:
-    if progress is None:
-        return lambda _: None
-    if not callable(progress):
-        raise InvalidTypeError(f"progress must be a function, not {type(progress).__name__}")
-    return progress
+        with telling(progress) as tell:
+            self._background.settle()
+            sweep(self._database, grace=DEFAULT_GRACE)
+            return compact(self._database, tell)

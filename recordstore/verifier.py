@@ -1,14 +1,16 @@
 """Reading every byte of records, to find out which are not what was saved."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from recordstore.blobs import BlobRepository
+from recordstore.callbacks import Tell
 from recordstore.engine import Database
 from recordstore.exceptions import CorruptRecordError, RecordNotFoundError
 from recordstore.history import HistoryRepository
 from recordstore.info import Damage, Progress, VerifyReport
-from recordstore.integrity import CHECKED, strange_states, table_faults
+from recordstore.integrity import CHECKED, file_faults, hidden_records, strange_states, table_faults
 from recordstore.listing import Listing, Proofs, open_checkpoint, open_record
 from recordstore.reader import Reader, parse_shape
 from recordstore.refs import ById
@@ -21,10 +23,10 @@ ID_PAGE = 1000
 class Verifier:
     """Checks records, and notes what is wrong; bytes that several arrays share are read once."""
 
-    def __init__(self, database: Database, reader: Reader, progress: Callable[[Progress], object]) -> None:
+    def __init__(self, database: Database, reader: Reader, tell: Tell) -> None:
         self._database = database
         self._reader = reader
-        self._tell = progress
+        self._tell = tell
         self._proofs = Proofs()
         self._sound: set[int] = set()
         self._broken: dict[int, str] = {}
@@ -42,7 +44,7 @@ class Verifier:
         after = 0
         ids: list[int] = [0]
         while ids:
-            ids = []
+            ids, lost = [], set()
             with self._noting(None), self._database.read() as connection:
                 records = RecordRepository(connection)
                 ids = list(records.ids(after=after, limit=ID_PAGE))
@@ -53,6 +55,7 @@ class Verifier:
                 else:
                     self.check(record_id)
             after = max(ids, default=after)
+        self._mark_hidden()
         self._check_histories()
         self._check_tables()
 
@@ -67,8 +70,13 @@ class Verifier:
                     self._mark_arrays(record_id)
                     raise
                 self._check_listing(listing)
+                self._check_size(listing)
             with self._noting(record_id):
-                checkpoint = open_checkpoint(self._database, ById(record_id))
+                try:
+                    checkpoint = open_checkpoint(self._database, ById(record_id))
+                except CorruptRecordError:
+                    self._mark_arrays(record_id, parts=True)
+                    raise
                 if checkpoint is not None:
                     self._check_listing(checkpoint[1])
             with self._noting(record_id), self._database.read() as connection:
@@ -85,6 +93,8 @@ class Verifier:
         for row in listing.arrays:
             with self._noting(listing.record_id, row.name):
                 parse_shape(listing, row)
+                if row.nbytes != row.blob_nbytes:  # which has no part in a digest
+                    raise CorruptRecordError("its nbytes are not those of its bytes")
         fresh = {row.blob_id: row for row in listing.arrays if not self._is_known(row)}
         self._total = max(self._total, self._done + sum(row.blob_nbytes for row in fresh.values()))
         for row, error in self._reader.check(listing, list(fresh.values())):
@@ -98,13 +108,45 @@ class Verifier:
             if row.blob_id in self._broken:
                 self._note(listing.record_id, row.name, self._broken[row.blob_id])
 
-    def _mark_arrays(self, record_id: int) -> None:
-        """Have the damaged ones of its arrays marked, although their list is not the one that was saved."""
-        with suppress(CorruptRecordError):
-            with self._database.read() as connection:
-                rows = check_arrays(record_id, RecordRepository(connection).arrays(record_id))
-            for _ in self._reader.check(Listing(record_id, rows), rows):
+    def _check_size(self, listing: Listing) -> None:
+        with self._database.read() as connection:
+            told = RecordRepository(connection).find(ById(listing.record_id)).nbytes
+        if told != sum(row.blob_nbytes for row in listing.arrays):
+            raise CorruptRecordError("its nbytes are not those of its arrays")
+
+    def _mark_hidden(self) -> None:
+        """Have the damaged arrays marked that no reader sees, but a save would share, as long as they are not swept."""
+        hidden: Sequence[int] = ()
+        with self._noting(None), self._database.read() as connection:
+            hidden = hidden_records(connection)
+        for record_id in hidden:
+            for parts in (False, True):
+                self._mark_arrays(record_id, parts=parts)
+
+    def _mark_arrays(self, record_id: int, *, parts: bool = False) -> None:
+        """Have the damaged ones of its arrays marked, whether or not their list is the one that was saved."""
+        rows: list[tuple[Any, ...]] = []
+        with suppress(CorruptRecordError), self._database.read() as connection:
+            rows = RecordRepository(connection).arrays(record_id, parts=parts)
+        arrays = []
+        for row in rows:
+            array: Any = StoredArrayRow._make(row)
+            if array.blob_digest is None or self._is_known(array):  # still being written, or looked at
+                continue
+            try:
+                arrays += check_arrays(record_id, [row])
+            except CorruptRecordError:
+                self._reader.mark(array.blob_id)
+        self._mark_damaged(Listing(record_id, arrays))
+
+    def _mark_damaged(self, listing: Listing) -> None:
+        try:
+            for _ in self._reader.check(listing, listing.arrays):
                 pass
+        except RecordNotFoundError:  # the chunks of one are not all there, which no save shares: leave that out
+            half = len(listing.arrays) // 2
+            for some in (listing.arrays[:half], listing.arrays[half:]) if half else ():
+                self._mark_damaged(Listing(listing.record_id, some))
 
     def _is_known(self, row: StoredArrayRow) -> bool:
         return row.blob_id in self._sound or row.blob_id in self._broken
@@ -118,9 +160,14 @@ class Verifier:
                 HistoryRepository(connection).of(run, None)
 
     def _check_tables(self) -> None:
+        noted = len(self._damaged)
         for table in CHECKED:
             with self._noting(None), self._database.read() as connection:
                 for message in table_faults(connection, table):
+                    self._note(None, None, message)
+        if len(self._damaged) == noted:
+            with self._noting(None), self._database.read() as connection:
+                for message in file_faults(connection):
                     self._note(None, None, message)
         with self._noting(None), self._database.read() as connection:
             for record_id, message in strange_states(connection):

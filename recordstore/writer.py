@@ -132,7 +132,7 @@ class Writer:
         self, drafts: DraftRepository, blobs: BlobRepository, feed: Feed, batch: Batch, uploads: Sequence[Upload]
     ) -> None:
         """Insert what is new of a batch, and let its arrays share what is stored already."""
-        ready = blobs.ready([upload.digest for upload in uploads if upload.digest is not None])
+        ready = blobs.ready({upload.digest: upload.nbytes for upload in uploads if upload.digest is not None})
         for upload in uploads:
             if upload.owned and upload.digest is not None:
                 self._finish(drafts, blobs, ready, upload)

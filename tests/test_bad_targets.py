@@ -100,6 +100,17 @@ def test_what_is_neither_a_file_nor_a_folder_is_refused(path: Path) -> None:
         RecordStore("/dev/null")
 
 
+@pytest.mark.parametrize("suffix", ["-journal", "-wal", "-shm"])
+def test_what_lies_beside_a_file_is_a_file_too(path: Path, suffix: str) -> None:
+    """SQLite would wait for ever for somebody to write to a pipe."""
+    RecordStore(path).close()
+    beside = Path(f"{path}{suffix}")
+    beside.unlink(missing_ok=True)
+    os.mkfifo(beside)
+    with pytest.raises(NotARecordStoreError, match=f"{suffix} is no regular file"):
+        RecordStore(path)
+
+
 def test_a_path_in_a_missing_folder_names_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "missing"
     with pytest.raises(StoreAccessError, match=f"create the folder {folder} first") as caught:

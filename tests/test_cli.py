@@ -1,6 +1,7 @@
 """``python -m recordstore``: the commands that the schema errors name."""
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -43,6 +44,18 @@ def test_the_module_is_a_command(full_path: Path) -> None:
     done = subprocess.run([*command, "more"], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert "usage: python -m recordstore" in done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8:strict"])
+def test_a_path_that_the_terminal_cannot_show_is_no_error(full_path: Path, encoding: str) -> None:
+    odd = os.fsencode(full_path.parent) + b"/\xc3\xa9\xff.db"
+    full_path.rename(os.fsdecode(odd))
+    command = [sys.executable, "-m", "recordstore", "verify", odd]
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"nothing is damaged" in done.stdout
+    assert b".db: records: 3" in done.stdout
 
 
 @pytest.mark.parametrize("command", ["check", "upgrade", "verify", "backup", "compact"])

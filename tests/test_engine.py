@@ -153,7 +153,8 @@ def test_a_small_save_takes_one_statement_for_all_rows_of_a_table(file_store: Re
     history = [HistoryEntry(1, "train", {"loss": 0.5}), HistoryEntry(1, "evaluate", {"loss": 0.4})]
     metrics = {"loss": 0.5, "accuracy": 0.9}
     file_store.save_checkpoint(arrays, Checkpoint([7], moments), run="r", round=1, metrics=metrics, history=history)
-    assert [re.sub(r"(?s)^(\w+).*?(?:FROM|INTO) (\w+).*", r"\1 \2", sql) for sql in statements] == [
+    flat = [re.sub(r"\([^()]*\)", "", re.sub(r"\([^()]*\)", "", sql)) for sql in statements]
+    assert [re.sub(r"(?s)^(\w+).*?(?:FROM|INTO) (\w+).*", r"\1 \2", sql) for sql in flat] == [
         "SELECT record",
         "INSERT record",
         "INSERT metric",

@@ -3,6 +3,7 @@
 import sqlite3
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,11 @@ def test_opening_a_file_that_stays_locked_is_refused(path: Path, fingerprint: Ca
 
 
 def test_a_thread_that_keeps_the_store_busy_is_waited_for_and_then_an_error(quick: RecordStore) -> None:
-    with quick._database.write(), pytest.raises(StoreBusyError, match="by another thread"):
-        quick.save(ONE)
+    with quick._database.write(), ThreadPoolExecutor(1) as other:
+        with pytest.raises(StoreBusyError, match="by another thread"):
+            other.submit(quick.save, ONE).result()
+        with pytest.raises(StoreBusyError, match="by this thread"):  # a finalizer; to wait for itself is of no use
+            quick.save(ONE)
     assert quick.save(ONE) == 2
 
 

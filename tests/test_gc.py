@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import flaws
 
 from recordstore import RecordStore, Swept
+from recordstore import sweep as sweeping
+from recordstore.engine import Database
 
 Query = Callable[..., list[tuple[Any, ...]]]
 
@@ -128,3 +131,27 @@ def test_gc_finds_blobs_that_no_array_points_at(file_store: RecordStore, query: 
     query("INSERT INTO chunk (blob_id, seq, nbytes, digest, data) VALUES (2, 0, 5, x'00', 'abcde')")
     assert file_store.gc() == Swept(0, 1, 5)
     assert file_store.load(1)["x"].numpy()[0] == 1
+
+
+@pytest.mark.parametrize("call", [RecordStore.gc, RecordStore.compact])
+def test_what_another_one_sweeps_first_is_no_damage(
+    path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[[RecordStore], object]
+) -> None:
+    needed = sweeping._needed
+    left = iter([True])
+
+    def and_then_another_sweeps(database: Database, grace: float) -> bool:
+        found = needed(database, grace)
+        if found and next(left, False):
+            with RecordStore(path) as faster:
+                faster.gc()
+        return found
+
+    monkeypatch.setattr("recordstore.upkeep.DELETE_STEPS", 0)
+    with RecordStore(path) as store:
+        store.delete(store.save({"x": np.arange(3)}))
+        monkeypatch.setattr(sweeping, "_needed", and_then_another_sweeps)
+        call(store)
+        assert not next(left, False), "another one was faster"
+        assert store.gc(grace=0) == (0, 0, 0)
+    assert flaws(path) == {}

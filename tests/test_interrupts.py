@@ -1,8 +1,11 @@
 """Ctrl-C in the middle of a save leaves the store usable, even for one who keeps the exception, as notebooks do."""
 
 import sqlite3
-from contextlib import closing
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,7 @@ import pytest
 from sqlalchemy import Engine, event
 from support import flaws
 
-from recordstore import RecordStore
+from recordstore import RecordStore, forks
 
 STATEMENTS = ["INSERT INTO record", "INSERT INTO blob", "INSERT INTO array", "INSERT INTO chunk", "UPDATE record"]
 
@@ -49,3 +52,65 @@ def test_the_store_is_usable_after_an_interrupt(
         store.save(record, run="a", round=1)
         assert [info.round for info in store.records()] == [0, 1]
     assert flaws(path) == {}
+
+
+class Interrupted:
+    """Calls a function, with Ctrl-C before it can return, once."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self.done = False
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        result = self._function(*arguments, **options)
+        if not self.done:
+            self.done = True
+            raise KeyboardInterrupt
+        return result
+
+
+@pytest.mark.parametrize(("kind", "call"), [("file", "tag"), ("file", "save"), ("memory", "save"), ("memory", "load")])
+def test_an_interrupt_at_the_moment_at_which_a_lock_is_got_leaves_it_free(
+    path: Path, monkeypatch: pytest.MonkeyPatch, call: str, kind: str
+) -> None:
+    calls = {
+        "tag": lambda: store.tag(1, "x"),
+        "load": lambda: store.load(1),
+        "save": lambda: store.save({"x": np.arange(4)}),
+    }
+    with RecordStore(path if kind == "file" else ":memory:", timeout=0.5) as store:
+        store.save({"x": np.arange(3)})
+        lock = store._database._lock
+        acquire = Interrupted(lock.acquire)
+        monkeypatch.setattr(
+            store._database, "_lock", SimpleNamespace(acquire=acquire, release=lock.release, _is_owned=lock._is_owned)
+        )
+        with pytest.raises(KeyboardInterrupt):
+            calls[call]()
+        with ThreadPoolExecutor(1) as other:
+            assert other.submit(lambda: lock.acquire(timeout=0) and lock.release() is None).result()
+            other.submit(store.save, {"x": np.arange(5)}).result()
+        calls[call]()
+
+
+@pytest.mark.parametrize("outer", [False, True])
+def test_an_interrupt_at_the_gate_of_forks_leaves_nothing_inside(outer: bool) -> None:
+    gate = forks._Gate()
+    entered = Interrupted(dict.__setitem__)
+
+    class Inside(dict[int, int]):
+        def __setitem__(self, key: int, value: int) -> None:
+            entered(self, key, value)
+
+    with gate.transaction() if outer else nullcontext():
+        before = dict(gate.inside)
+        gate.inside = Inside(gate.inside)
+        with pytest.raises(KeyboardInterrupt), gate.transaction():
+            pass
+        assert gate.inside == before
+        with gate.transaction():
+            assert gate.inside
+        assert gate.inside == before
+    assert gate.inside == {}
+    gate.before_fork()
+    gate.after_fork()

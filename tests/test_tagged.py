@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -93,11 +93,13 @@ def collections_of(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 VALUES = st.recursive(ATOMS, collections_of, max_leaves=15)
 
 
+@settings(deadline=None)
 @given(VALUES)
 def test_a_value_comes_back_to_the_bit_and_the_type(value: Any) -> None:
     assert spelled(loads(dumps(value))) == spelled(value)
 
 
+@settings(deadline=None)
 @given(VALUES)
 def test_a_text_is_plain_json_in_ascii_and_equal_values_have_the_same_one(value: Any) -> None:
     def refuse(constant: str) -> None:
@@ -110,6 +112,7 @@ def test_a_text_is_plain_json_in_ascii_and_equal_values_have_the_same_one(value:
     assert to_text(encode(value)) == text
 
 
+@settings(deadline=None)
 @given(VALUES)
 def test_no_number_in_a_text_is_too_large_for_a_double(value: Any) -> None:
     def check(digits: str) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr_import import import_quietly
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -71,6 +71,7 @@ values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(values)
 def test_any_state_comes_back_to_the_bit_and_in_its_types(value: Any) -> None:
     assert same(through_the_store(value), value)

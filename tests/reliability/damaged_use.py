@@ -43,7 +43,6 @@ class Use:
         self.error: RecordStoreError | None = None
         self.succeeded: Counter[str] = Counter()
         self.sound: set[int] = set()
-        self.unmarked = False
 
     def call(self, what: str, function: Callable[[], Any]) -> Any:
         """Return what comes of a call, NOTHING if it raises an error that is documented."""

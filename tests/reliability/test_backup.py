@@ -18,6 +18,7 @@ from recordstore import (
     InvalidValueError,
     Progress,
     RecordStore,
+    SchemaOutdatedError,
     StorageFullError,
     StoreAccessError,
     backup,
@@ -181,12 +182,37 @@ def test_a_place_where_nothing_can_be_made_is_a_clear_error(
     assert leftovers(tmp_path) == []
 
 
-@pytest.mark.parametrize("name", ["n" * 255, "ü" * 127])
-def test_the_longest_name_will_do(file_store: RecordStore, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["n" * 247, "ü" * 123])
+def test_the_longest_name_that_a_store_can_have_will_do(file_store: RecordStore, tmp_path: Path, name: str) -> None:
+    """A system takes 255 bytes, of which the journal beside it needs eight."""
     file_store.save([np.ones(3)])
     file_store.backup(tmp_path / name)
     assert sorted(entry.name for entry in tmp_path.iterdir() if entry.name[0] in "nü") == [name]
-    assert rows(tmp_path / name, "SELECT id FROM record") == [(1,)]
+    with RecordStore(tmp_path / name) as copy:
+        assert copy.save([np.ones(4)]) == 2
+    longer = tmp_path / f"{name}nn"
+    with pytest.raises(StoreAccessError, match="File name too long"):
+        file_store.backup(longer)
+    with pytest.raises(StoreAccessError, match="File name too long"):
+        RecordStore(longer)
+    assert not longer.exists()
+
+
+def test_a_link_that_leads_nowhere_is_something_too(file_store: RecordStore, tmp_path: Path, copy: Path) -> None:
+    copy.symlink_to(tmp_path / "elsewhere.db")
+    with pytest.raises(InvalidValueError, match="replaces nothing"):
+        file_store.backup(copy)
+    assert copy.is_symlink()
+    assert not (tmp_path / "elsewhere.db").exists()
+
+
+def test_what_has_become_of_the_file_meanwhile_is_not_copied(path: Path, copy: Path) -> None:
+    with RecordStore(path) as store:
+        store.save([np.ones(3)])
+        os.truncate(path, 0)
+        with pytest.raises(SchemaOutdatedError):
+            store.backup(copy)
+    assert list(copy.parent.glob("copy*")) == []
 
 
 @pytest.mark.parametrize("suffix", ["-journal", "-wal", "-shm"])

@@ -21,11 +21,11 @@ from trials import Trials
 from recordstore import RecordStore
 from recordstore.handle import wal_is_safe
 
-CROWD = ["write", "tidy", "read", "read", "read", "read"]
+CROWD = ["write", "tidy", "tidy", "read", "read", "read", "read"]
 
 
 LEFT_OVER = ("recordstore.upkeep.DELETE_STEPS", "recordstore.rounds.SHARE_STEPS")
-"""Steps that one who deletes or overwrites sweeps by itself: 1 leaves something to the one who tidies up."""
+"""Steps that one who deletes or overwrites sweeps by itself: 1 leaves something to those who tidy up."""
 
 UNSAFE_WAL = pytest.mark.skipif(
     not wal_is_safe(sqlite3.sqlite_version_info), reason=f"SQLite {sqlite3.sqlite_version} can lose data in WAL mode"
@@ -115,7 +115,7 @@ def test_a_crowd_of_processes_gets_whole_records_only_and_everybody_gets_on(
     reports = reports_of(path, CROWD, trials)
     check_file(path, reports[0])
     conclude(trials, CROWD, reports)
-    assert reports[1].freed > SPACE // 2
+    assert sum(report.freed for report in reports) > SPACE // 2
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["a shared store", "a store each"])
@@ -133,7 +133,7 @@ def test_a_crowd_of_threads_gets_whole_records_only_and_everybody_gets_on(
         reports = [party.result() for party in crowd]
     check_file(path, reports[0])
     conclude(trials, CROWD, reports)
-    assert reports[1].freed > SPACE // 2
+    assert sum(report.freed for report in reports) > SPACE // 2
 
 
 @pytest.mark.trials(1, 30)  # seconds

@@ -13,6 +13,7 @@ import pytest
 from support import rows
 
 from recordstore import Array, CorruptRecordError, RecordNotFoundError, RecordStore, RecordStoreError
+from recordstore.repository import RecordRepository
 
 pytestmark = pytest.mark.usefixtures("small")
 
@@ -297,3 +298,15 @@ def test_an_error_that_is_kept_holds_no_lock(full: RecordStore, path: Path, what
         other.execute("BEGIN EXCLUSIVE")
         other.execute("ROLLBACK")
     del caught
+
+
+def test_records_that_are_listed_are_verified_where_the_lookup_of_many_fails(
+    full: RecordStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> set[int]:
+        raise CorruptRecordError("the table of records is damaged")
+
+    monkeypatch.setattr(RecordRepository, "findable", fails)
+    report = full.verify()
+    assert {damage.message for damage in report.damaged} == {"the table of records is damaged"}
+    assert report.records == 4

@@ -31,7 +31,7 @@ from recordstore import RecordStore, constants
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(3600),
+    pytest.mark.timeout(4 * 3600),
     pytest.mark.skipif(not hasattr(os, "fork"), reason="the workers are forked"),
 ]
 

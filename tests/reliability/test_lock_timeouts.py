@@ -140,7 +140,8 @@ def test_a_thread_behind_another_one_does_not_wait_twice(path: Path, store: Reco
     ):
         thread = threading.Thread(target=lambda: refuse(lambda: first.save([np.ones(4)]), 1.0))
         thread.start()
-        while not first._database._lock.locked():
+        while (lock := first._database._lock).acquire(blocking=False):
+            lock.release()
             time.sleep(0.001)
         before = time.monotonic()
         with pytest.raises(StoreBusyError):

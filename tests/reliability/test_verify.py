@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from support import rows
 
 from recordstore import (
     Array,
+    ArrayNotFoundError,
     Checkpoint,
     CorruptRecordError,
     HistoryEntry,
@@ -164,6 +166,40 @@ def test_an_error_of_the_progress_function_arrives_and_the_store_works_on(full: 
     with pytest.raises(KeyError, match="enough"):
         full.verify(progress=stop)
     assert full.verify()
+
+
+@pytest.mark.parametrize(
+    "error", [RecordNotFoundError("x"), ArrayNotFoundError("x"), CorruptRecordError("x"), sqlite3.OperationalError("x")]
+)
+def test_an_error_of_the_progress_function_is_nobody_elses(
+    full: RecordStore, path: Path, query: Query, error: Exception
+) -> None:
+    """Not a record that was deleted, not one that is damaged, and not an error of the database."""
+    query(flip(3, "other", 0))
+    error.__cause__ = ValueError("its own")
+
+    def stop(_: Progress) -> None:
+        raise error
+
+    for call in (full.verify, partial(full.verify, 3), partial(full.backup, path.with_name("copy.db"))):
+        with pytest.raises(type(error)) as caught:
+            call(progress=stop)
+        assert caught.value is error
+        assert str(error.__cause__) == "its own"
+    assert found(full.verify()) == {(3, "other")}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("UPDATE record SET nbytes = -5 WHERE id = 2", (2, None)),
+        ("UPDATE record SET nbytes = nbytes + 1 WHERE id = 5", (5, None)),
+        ("UPDATE array SET nbytes = 1 WHERE record_id = 4 AND name = 'moments'", (4, "moments")),
+    ],
+)
+def test_lengths_are_those_of_the_bytes(full: RecordStore, query: Query, change: str, named: tuple) -> None:
+    query(change)
+    assert found(full.verify()) == {named}
 
 
 def test_a_record_that_is_deleted_meanwhile_is_no_damage(full: RecordStore) -> None:
