@@ -1,6 +1,6 @@
 """What is freed and what stays: bytes stored once, delete, and gc."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +155,20 @@ def test_what_another_one_sweeps_first_is_no_damage(
         assert not next(left, False), "another one was faster"
         assert store.gc(grace=0) == (0, 0, 0)
     assert flaws(path) == {}
+
+
+def test_every_batch_shows_that_the_writer_lives(
+    file_store: RecordStore, query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, size in (("CHUNK_SIZE", 4096), ("BATCH_BYTES", 8192), ("RING_CHUNKS", 4)):
+        monkeypatch.setattr(f"recordstore.constants.{name}", size)
+    times: list[str] = []
+
+    def entries() -> Iterator[tuple[str, np.ndarray]]:
+        for number in range(6):
+            yield str(number), array(number)
+            times.extend(time for (time,) in query("SELECT touched_at FROM record WHERE state = 'writing'"))
+
+    file_store.save(entries())
+    assert len(times) >= 4
+    assert times == sorted(set(times))

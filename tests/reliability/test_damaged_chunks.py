@@ -206,18 +206,18 @@ def test_verify_marks_bytes_that_no_reader_sees_but_a_save_would_share(
 
 
 def test_bytes_that_are_still_being_written_are_not_marked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recordstore.constants.CHUNK_SIZE", 4096)
-    monkeypatch.setattr("recordstore.constants.BATCH_BYTES", 8192)
-    reports = []
+    for name, size in (("CHUNK_SIZE", 4096), ("BATCH_BYTES", 8192), ("RING_CHUNKS", 4)):
+        monkeypatch.setattr(f"recordstore.constants.{name}", size)
+    states: set[tuple[str]] = set()
 
-    def entries(store: RecordStore) -> Iterator[tuple[str, np.ndarray]]:
-        for number in range(4):
-            yield str(number), np.random.default_rng(number).standard_normal(3000)
-            reports.append(store.verify())
+    def look() -> None:
+        assert other.verify() == VerifyReport(0, 0, 0)
+        states.update(rows(path, "SELECT state FROM blob"))
 
-    with RecordStore(path) as store:
-        record = store.save(entries(store))
-        assert reports == [VerifyReport(0, 0, 0)] * 4
+    with RecordStore(path) as other, RecordStore(path) as store:
+        monkeypatch.setattr(store._database, "rest", look)  # between two batches
+        record = store.save({str(number): np.random.default_rng(number).standard_normal(3000) for number in range(4)})
+        assert states == {("writing",), ("ready",)}
         assert store.verify(record)
     assert rows(path, "SELECT DISTINCT state FROM blob") == [("ready",)]
 

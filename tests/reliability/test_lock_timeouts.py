@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from support import ASSETS, flaws
 
-from recordstore import RecordStore, StoreBusyError
+from recordstore import RecordStore, StoreBusyError, connection
 
 TIMEOUT = 0.3
 LATE = 1.5
@@ -149,3 +150,28 @@ def test_a_thread_behind_another_one_does_not_wait_twice(path: Path, store: Reco
         waited = time.monotonic() - before
         thread.join()
     assert 1.1 <= waited < 1.9
+
+
+@pytest.mark.parametrize("timeout", [0.0, 0.3, 30.0])
+def test_a_lock_is_asked_for_every_millisecond_up_to_the_timeout(
+    path: Path, monkeypatch: pytest.MonkeyPatch, timeout: float
+) -> None:
+    now = 0.0
+    asked: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(connection, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
+    RecordStore(path).close()
+    with held(path, "BEGIN EXCLUSIVE"), closing(sqlite3.connect(path, timeout=0)) as other:
+
+        def ask() -> None:
+            asked.append(now)
+            other.execute("SELECT 1 FROM record")
+
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            connection.poll(ask, timeout)
+    assert timeout <= asked[-1] < timeout + 0.0011
+    assert len(asked) >= timeout / 0.0011
