@@ -76,7 +76,7 @@ def save(plan: Plan, store: RecordStore) -> int:
 
 def save_checkpoint(plan: Plan, store: RecordStore) -> int:
     seed, number = plan["seed"], plan["round"]
-    arrays, state = content(seed, large=plan["large"]), checkpoint(seed, large=plan["large"])
+    arrays, state = content(seed, large=plan["large"]), checkpoint(seed)
     place = {"run": plan["run"], "round": number}
     return store.save_checkpoint(arrays, state, **place, history=[reported(number, seed)], forget_after=number)
 

@@ -31,6 +31,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 forks_only = pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forked")
 
 EXPECTED = {sqlite3.SQLITE_IOERR: StoreAccessError, sqlite3.SQLITE_FULL: StorageFullError}
+ENOUGH = 20
+"""Trials from which on a share means something."""
+
 UNREACHED = "points that were not reached any more"
 """Threads come in another order each time."""
 
@@ -189,7 +192,9 @@ def test_an_error_at_any_point_leaves_all_as_it_was_and_the_store_works_on(
         for failure in collected(after_error(rehearsal, number, code, trials)):
             trials.fail(trial, number, *failure)
     trials.conclude()
-    assert trials.counts[UNREACHED] <= max(1, 0.1 * min(trials.count, len(rehearsal.points_and_reads)))
+    tried = min(trials.count, len(rehearsal.points_and_reads))
+    # threads read ahead as far as they get: how many reads there are differs by some
+    assert trials.counts[UNREACHED] <= (0.1 if tried >= ENOUGH else 0.5) * tried
 
 
 # A kill
