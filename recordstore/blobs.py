@@ -2,14 +2,13 @@
 
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, exists, func, insert, select, update
 
 from recordstore import constants
 from recordstore.exceptions import CorruptRecordError
-from recordstore.faults import LOST_FILE, result_code
+from recordstore.faults import driver
 from recordstore.orm import DAMAGED, DEAD, READY, WRITING, ArrayRow, BlobRow, ChunkRow
 
 
@@ -60,17 +59,6 @@ _MAKE_READY = (
 )
 _INSERT_CHUNKS = insert(ChunkRow.__table__)  # type: ignore[arg-type]
 _INSERT_ZEROS = _INSERT_CHUNKS.values(data=func.zeroblob(bindparam("zeros")))
-
-
-@contextmanager
-def driver(connection: Connection) -> Iterator[sqlite3.Connection]:
-    """Give the connection of the driver, for what SQLAlchemy has no words for."""
-    try:
-        yield cast("sqlite3.Connection", connection.connection.dbapi_connection)
-    except sqlite3.Error as error:
-        if result_code(error) in LOST_FILE:
-            connection.invalidate(error)
-        raise
 
 
 class StoredChunk(NamedTuple):

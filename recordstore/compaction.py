@@ -2,9 +2,9 @@
 
 from sqlalchemy import Connection
 
-from recordstore.blobs import driver
 from recordstore.callbacks import Tell
 from recordstore.engine import Database
+from recordstore.faults import driver
 from recordstore.info import Progress
 
 STEP_BYTES = 8 * 1024 * 1024

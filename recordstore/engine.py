@@ -21,7 +21,7 @@ from recordstore.exceptions import (
     StoreBusyError,
     StoreClosedError,
 )
-from recordstore.faults import LOST_FILE, result_code, translated
+from recordstore.faults import LOST_FILE, driver, result_code, translated
 from recordstore.locks import is_mine, writer_lock
 from recordstore.logs import LOGGING_NAME
 from recordstore.target import Target
@@ -140,12 +140,8 @@ class Database:
         self.check_usable()
         with forks.transaction(), self._memory_lock(), self._readers.connect() as connection:
             self._check_version(self._run(connection, "PRAGMA user_version"))
-            try:
-                yield _raw(connection)
-            except sqlite3.Error as error:
-                if result_code(error) in LOST_FILE:
-                    connection.invalidate(error)
-                raise
+            with driver(connection) as raw:
+                yield raw
 
     @contextmanager
     def source_paused(self) -> Iterator[None]:

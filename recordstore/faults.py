@@ -3,7 +3,9 @@
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 
 from recordstore.exceptions import (
@@ -40,6 +42,17 @@ def result_code(error: BaseException) -> int:
     """Return SQLite's primary result code of an error, 0 if it has none."""
     code = getattr(error, "sqlite_errorcode", None)
     return code & 0xFF if isinstance(code, int) else 0
+
+
+@contextmanager
+def driver(connection: Connection) -> Iterator[sqlite3.Connection]:
+    """Give the connection of the driver, for what SQLAlchemy has no words for."""
+    try:
+        yield cast("sqlite3.Connection", connection.connection.dbapi_connection)
+    except sqlite3.Error as error:
+        if result_code(error) in LOST_FILE:
+            connection.invalidate(error)
+        raise
 
 
 @contextmanager

@@ -63,25 +63,21 @@ class Verifier:
         """Check one record, unless it was deleted meanwhile."""
         before = len(self._damaged), self._arrays, self._done
         try:
-            with self._noting(record_id):
-                try:
-                    listing = open_record(self._database, self._proofs, ById(record_id), None)
-                except CorruptRecordError:
-                    self._mark_arrays(record_id)
-                    raise
+            nbytes = None
+            with self._noting(record_id), self._marking(record_id):
+                listing = open_record(self._database, self._proofs, ById(record_id), None)
+                nbytes = sum(row.blob_nbytes for row in listing.arrays)
                 self._check_listing(listing)
-                self._check_size(listing)
-            with self._noting(record_id):
-                try:
-                    checkpoint = open_checkpoint(self._database, ById(record_id))
-                except CorruptRecordError:
-                    self._mark_arrays(record_id, parts=True)
-                    raise
+            with self._noting(record_id), self._marking(record_id, parts=True):
+                checkpoint = open_checkpoint(self._database, ById(record_id))
                 if checkpoint is not None:
                     self._check_listing(checkpoint[1])
             with self._noting(record_id), self._database.read() as connection:
                 records = RecordRepository(connection)
-                records.infos([records.find(ById(record_id))])
+                head = records.find(ById(record_id))
+                records.infos([head])
+                if nbytes not in (None, head.nbytes):
+                    raise CorruptRecordError("its nbytes are not those of its arrays")
         except RecordNotFoundError:
             noted, self._arrays, self._done = before
             del self._damaged[noted:]
@@ -108,11 +104,13 @@ class Verifier:
             if row.blob_id in self._broken:
                 self._note(listing.record_id, row.name, self._broken[row.blob_id])
 
-    def _check_size(self, listing: Listing) -> None:
-        with self._database.read() as connection:
-            told = RecordRepository(connection).find(ById(listing.record_id)).nbytes
-        if told != sum(row.blob_nbytes for row in listing.arrays):
-            raise CorruptRecordError("its nbytes are not those of its arrays")
+    @contextmanager
+    def _marking(self, record_id: int, *, parts: bool = False) -> Iterator[None]:
+        try:
+            yield
+        except CorruptRecordError:
+            self._mark_arrays(record_id, parts=parts)
+            raise
 
     def _mark_hidden(self) -> None:
         """Have the damaged arrays marked that no reader sees, but a save would share, as long as they are not swept."""

@@ -221,3 +221,15 @@ def test_a_database_damaged_under_an_open_store_is_a_corrupt_record(file_store: 
     file_store.close()
     with pytest.raises(NotARecordStoreError):
         RecordStore(path)
+
+
+@pytest.mark.parametrize(("code", "dropped"), [(sqlite3.SQLITE_IOERR, True), (sqlite3.SQLITE_BUSY, False)])
+def test_a_backup_that_meets_an_io_error_leaves_no_connection_that_has_seen_it(
+    file_store: RecordStore, code: int, dropped: bool
+) -> None:
+    error = sqlite3.OperationalError("of the disk, or of a lock")
+    error.sqlite_errorcode = code
+    with pytest.raises(sqlite3.OperationalError), file_store._database.source() as first:
+        raise error
+    with file_store._database.source() as second:
+        assert (second is not first) == dropped
