@@ -117,7 +117,7 @@ def kill_once_or_twice(process: Child, examination: Examination, dice: random.Ra
     return said
 
 
-@pytest.mark.trials(150, 5000)
+@pytest.mark.trials(100, 5000)
 def test_a_kill_at_any_moment_costs_no_acknowledged_operation_and_shows_no_half_one(
     tmp_path: Path, small: None, trials: Trials
 ) -> None:
