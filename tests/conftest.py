@@ -34,9 +34,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Measure the coverage of the quick tests alone: it makes those that repeat something take twice as long."""
+    """Measure the coverage of the quick tests alone: those that repeat something take twice as long with it."""
     for item in items:
-        if item.get_closest_marker("slow") or item.get_closest_marker("trials"):
+        repeats = item.get_closest_marker("trials") or getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
+        if repeats or item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.no_cover)
 
 
