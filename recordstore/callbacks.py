@@ -1,7 +1,6 @@
 """Functions that the caller gives to be told of progress."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from recordstore.exceptions import InvalidTypeError
 from recordstore.info import Progress
@@ -17,8 +16,7 @@ class _Raised(Exception):  # noqa: N818 - a carrier, not an error
         self.error = error
 
 
-@contextmanager
-def telling(progress: Tell | None) -> Iterator[Tell]:
+class telling:  # noqa: N801 - called like a function
     """Give a function that tells of progress; what the caller's own one raises arrives as it is.
 
     Between the two it is none of our errors: what looks for a damaged or a deleted record must not take it for one.
@@ -28,20 +26,26 @@ def telling(progress: Tell | None) -> Iterator[Tell]:
     InvalidTypeError
         ``progress`` is neither a function nor None.
     """
-    if progress is not None and not callable(progress):
-        raise InvalidTypeError(f"progress must be a function, not {type(progress).__name__}")
 
-    def tell(news: Progress) -> None:
+    def __init__(self, progress: Tell | None) -> None:
+        if progress is not None and not callable(progress):
+            raise InvalidTypeError(f"progress must be a function, not {type(progress).__name__}")
+        self._progress = progress
+
+    def __enter__(self) -> Tell:
+        return self._tell
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, _Raised):
+            own, context = error.error, error.error.__context__
+            try:
+                raise own
+            finally:
+                own.__context__ = context  # not the carrier
+
+    def _tell(self, news: Progress) -> None:
         try:
-            if progress is not None:
-                progress(news)
+            if self._progress is not None:
+                self._progress(news)
         except Exception as error:
             raise _Raised(error) from error
-
-    own = None
-    try:
-        yield tell
-    except _Raised as raised:
-        own = raised.error
-    if own is not None:
-        raise own

@@ -21,7 +21,7 @@ from recordstore.exceptions import (
     StoreBusyError,
     StoreClosedError,
 )
-from recordstore.faults import LOST_FILE, driver, result_code, translated
+from recordstore.faults import driver, loses_connection, translated
 from recordstore.locks import is_mine, writer_lock
 from recordstore.logs import LOGGING_NAME
 from recordstore.target import Target
@@ -284,13 +284,12 @@ class Database:
 
 
 def _drop_after_io_error(context: ExceptionContext) -> None:
-    """Have SQLAlchemy drop the connection, whose view of the file is not to be trusted any more."""
-    if result_code(context.original_exception) in LOST_FILE:
+    if context.engine is not None and loses_connection(context.original_exception, context.engine):
         context.is_disconnect = True
 
 
 def _abandon(connection: Connection, error: BaseException) -> None:
-    if result_code(error) in LOST_FILE:
+    if loses_connection(error, connection.engine):
         connection.invalidate(error)
     else:
         _raw(connection).rollback()

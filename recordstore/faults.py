@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
+from sqlalchemy.pool import StaticPool
 
 from recordstore.exceptions import (
     CorruptRecordError,
@@ -44,13 +45,21 @@ def result_code(error: BaseException) -> int:
     return code & 0xFF if isinstance(code, int) else 0
 
 
+def loses_connection(error: BaseException, engine: Engine) -> bool:
+    """Return whether a connection is to be dropped after an error, as its view of the file is not to be trusted.
+
+    That of a database in memory is the database.
+    """
+    return result_code(error) in LOST_FILE and not isinstance(engine.pool, StaticPool)
+
+
 @contextmanager
 def driver(connection: Connection) -> Iterator[sqlite3.Connection]:
     """Give the connection of the driver, for what SQLAlchemy has no words for."""
     try:
         yield cast("sqlite3.Connection", connection.connection.dbapi_connection)
     except sqlite3.Error as error:
-        if result_code(error) in LOST_FILE:
+        if loses_connection(error, connection.engine):
             connection.invalidate(error)
         raise
 

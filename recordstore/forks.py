@@ -38,7 +38,9 @@ class _Gate:
         self.reset()
 
     def reset(self) -> None:
-        self.lock = threading.Lock()  # entered itself: Ctrl-C could come between the two halves of Condition.__enter__
+        # for signal handlers and finalizers that use a store while their own thread holds it;
+        # entered itself: Ctrl-C could come between the two halves of Condition.__enter__
+        self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
         self.inside: dict[int, int] = {}
         self.forking = False

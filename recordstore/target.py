@@ -123,7 +123,9 @@ def check_path(path: object) -> Path:
     where = _from_path(name).path
     if where is None or "://" in name:
         raise InvalidValueError("path must be that of a new file, not ':memory:' or a URL")
-    return Path(os.path.abspath(name) if os.path.islink(name) else where)  # noqa: PTH100, PTH114 - of a text
+    if os.path.islink(name):  # noqa: PTH114 - which raises nothing
+        return Path(os.path.realpath(Path(name).parent), Path(name).name)
+    return Path(where)
 
 
 def _parse_url(text: str) -> URL:

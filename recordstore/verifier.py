@@ -124,27 +124,36 @@ class Verifier:
     def _mark_arrays(self, record_id: int, *, parts: bool = False) -> None:
         """Have the damaged ones of its arrays marked, whether or not their list is the one that was saved."""
         rows: list[tuple[Any, ...]] = []
+        if self._database.read_only:
+            return
         with suppress(CorruptRecordError), self._database.read() as connection:
             rows = RecordRepository(connection).arrays(record_id, parts=parts)
-        arrays = []
+        arrays: dict[int, StoredArrayRow] = {}
         for row in rows:
             array: Any = StoredArrayRow._make(row)
             if array.blob_digest is None or self._is_known(array):  # still being written, or looked at
                 continue
             try:
-                arrays += check_arrays(record_id, [row])
+                arrays |= {found.blob_id: found for found in check_arrays(record_id, [row])}
             except CorruptRecordError:
                 self._reader.mark(array.blob_id)
-        self._mark_damaged(Listing(record_id, arrays))
+        self._mark_damaged(Listing(record_id, list(arrays.values())))
 
     def _mark_damaged(self, listing: Listing) -> None:
+        arrays = [row for row in listing.arrays if not self._is_known(row)]
         try:
-            for _ in self._reader.check(listing, listing.arrays):
-                pass
-        except RecordNotFoundError:  # the chunks of one are not all there, which no save shares: leave that out
-            half = len(listing.arrays) // 2
-            for some in (listing.arrays[:half], listing.arrays[half:]) if half else ():
-                self._mark_damaged(Listing(listing.record_id, some))
+            for row, error in self._reader.check(listing, arrays):
+                if error is None:
+                    self._sound.add(row.blob_id)
+                else:
+                    self._broken[row.blob_id] = error
+        except RecordNotFoundError:  # the chunks of one are not those that it had, or they are being swept
+            half = len(arrays) // 2
+            if half:
+                for some in (arrays[:half], arrays[half:]):
+                    self._mark_damaged(Listing(listing.record_id, some))
+            else:
+                self._reader.mark(arrays[0].blob_id)
 
     def _is_known(self, row: StoredArrayRow) -> bool:
         return row.blob_id in self._sound or row.blob_id in self._broken

@@ -1,6 +1,7 @@
 """Ctrl-C in the middle of a save leaves the store usable, even for one who keeps the exception, as notebooks do."""
 
 import sqlite3
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
@@ -114,3 +115,17 @@ def test_an_interrupt_at_the_gate_of_forks_leaves_nothing_inside(outer: bool) ->
     assert gate.inside == {}
     gate.before_fork()
     gate.after_fork()
+
+
+def test_what_interrupts_a_thread_at_the_gate_of_forks_can_pass_it() -> None:
+    """A signal handler or a finalizer, which run on the thread that holds the gate, may use a store."""
+    gate, passed = forks._Gate(), []
+
+    def interrupted() -> None:
+        with gate.lock, gate.transaction():
+            passed.append(True)
+
+    thread = threading.Thread(target=interrupted, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert passed

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import signal
 import sqlite3
 import stat
@@ -204,6 +205,38 @@ def test_a_link_that_leads_nowhere_is_something_too(file_store: RecordStore, tmp
         file_store.backup(copy)
     assert copy.is_symlink()
     assert not (tmp_path / "elsewhere.db").exists()
+
+
+def test_a_link_on_the_way_is_followed_before_the_folder_above_it(
+    file_store: RecordStore, tmp_path: Path, copy: Path
+) -> None:
+    (tmp_path / "far" / "deep").mkdir(parents=True)
+    (tmp_path / "far" / "taken").symlink_to("nowhere")
+    (tmp_path / "link").symlink_to("far/deep")
+    with pytest.raises(InvalidValueError, match="far/taken exists"):
+        file_store.backup(tmp_path / "link" / ".." / "taken")
+    assert not (tmp_path / "taken").exists()
+
+
+def back_up_with_little_room(copy: str) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with RecordStore(":memory:") as store:
+        store.save({"x": noise(1, 2 * MEGABYTE)})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (MEGABYTE, MEGABYTE))
+        try:
+            store.backup(copy)
+        except StoreAccessError as error:
+            say(str(error))
+        say(store.load(1).to_numpy_ndarrays()[0].tolist() == noise(1, 2 * MEGABYTE).tolist())
+        say(store.save({"y": noise(2)}))
+
+
+def test_an_io_error_of_the_copy_costs_a_store_in_memory_nothing(copy: Path) -> None:
+    with Child(back_up_with_little_room, copy) as process:
+        error, same, record = process.finish()
+    assert "disk I/O error" in error
+    assert same
+    assert record == 2
 
 
 def test_what_has_become_of_the_file_meanwhile_is_not_copied(path: Path, copy: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from support import rows
 
 from recordstore import Checkpoint, CorruptRecordError, RecordStore, VerifyReport, integrity
+from recordstore.reader import Reader
 
 INDEX = "sqlite_autoindex_chunk_1"
 
@@ -192,17 +193,45 @@ HIDDEN = {
 
 @pytest.mark.parametrize("what", HIDDEN)
 @pytest.mark.parametrize("blob", [1, 3])
+@pytest.mark.parametrize("damage", ["data = zeroblob(length(data))", "data = substr(data, 1, 9)"])
 def test_verify_marks_bytes_that_no_reader_sees_but_a_save_would_share(
-    path: Path, query: Query, what: str, blob: int
+    path: Path, query: Query, what: str, blob: int, damage: str
 ) -> None:
     with RecordStore(path) as store:
         store.save_checkpoint(MODEL, Checkpoint([7], {"m": np.ones(9), "n": np.zeros(9)}), run="r", round=1)
         query(HIDDEN[what] + ", touched_at = strftime('%Y-%m-%d %H:%M:%f', 'now')")
-        query(f"UPDATE chunk SET data = zeroblob(length(data)) WHERE blob_id = {blob}")
+        query(f"UPDATE chunk SET {damage} WHERE blob_id = {blob}")
         store.verify()
         assert query("SELECT id FROM blob WHERE state = 'damaged'") == [(blob,)]
         assert store.verify(store.save(MODEL))
         assert store.verify(store.save([np.ones(9)]))
+
+
+@pytest.mark.parametrize(
+    "change", [HIDDEN["of a save that goes on"], "UPDATE array SET shape = '?' WHERE position = 0"]
+)
+def test_bytes_that_many_arrays_share_are_read_once(
+    path: Path, query: Query, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """By a record that nobody sees, and by records whose list is damaged."""
+    with RecordStore(path) as store:
+        for number in range(4):
+            store.save({"own": np.full(3, number)} | {str(name): np.arange(9.0) for name in range(5)})
+    query(change)
+    checked: list[int] = []
+    check = Reader.check
+
+    def noted(reader: Reader, listing: Any, arrays: list[Any]) -> Any:
+        checked.extend(row.blob_id for row in arrays)
+        return check(reader, listing, arrays)
+
+    monkeypatch.setattr(Reader, "check", noted)
+    for read_only in (False, True):
+        with RecordStore(path, read_only=read_only) as store:
+            store.verify()
+        assert len(checked) == len(set(checked))
+        assert bool(checked) is not read_only
+        checked.clear()
 
 
 def test_bytes_that_are_still_being_written_are_not_marked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,7 +169,14 @@ def test_an_error_of_the_progress_function_arrives_and_the_store_works_on(full: 
 
 
 @pytest.mark.parametrize(
-    "error", [RecordNotFoundError("x"), ArrayNotFoundError("x"), CorruptRecordError("x"), sqlite3.OperationalError("x")]
+    "error",
+    [
+        RecordNotFoundError("x"),
+        ArrayNotFoundError("x"),
+        CorruptRecordError("x"),
+        sqlite3.OperationalError("x"),
+        StopIteration("x"),
+    ],
 )
 def test_an_error_of_the_progress_function_is_nobody_elses(
     full: RecordStore, path: Path, query: Query, error: Exception
