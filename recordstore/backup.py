@@ -41,7 +41,7 @@ def back_up(database: Database, path: Path, tell: Tell) -> None:
     StoreBusyError
         A writer kept the database locked for longer than the timeout.
     """
-    _check_free(path, database.target)
+    _check_free(path)
     pid = os.getpid()
     # the whole name and the end of this one could be longer than a file system allows
     partial = path.with_name(f"{os.fsdecode(os.fsencode(path.name)[:200])}.partial-{secrets.token_hex(8)}")
@@ -123,7 +123,7 @@ def _publish(partial: Path, path: Path) -> None:
         raise kind(f"{path} cannot be written: {error.strerror}") from error
 
 
-def _check_free(path: Path, source: Target) -> None:
+def _check_free(path: Path) -> None:
     """Raise for a name that is taken, or beside which there is what SQLite would take for a part of the copy."""
     for suffix in ("", *COMPANIONS):
         beside = Path(f"{path}{suffix}")
@@ -134,12 +134,6 @@ def _check_free(path: Path, source: Target) -> None:
         except OSError as error:
             raise StoreAccessError(f"{beside} cannot be made: {error.strerror}") from error
         raise _taken(beside)
-    if source.path is not None:
-        store = os.path.realpath(source.path)
-        if os.path.realpath(path) in {f"{store}{suffix}" for suffix in COMPANIONS}:
-            raise InvalidValueError(
-                f"{path} is a name that SQLite uses for files beside the store; choose another path"
-            )
 
 
 def _name(partial: Path, path: Path) -> None:

@@ -41,7 +41,8 @@ class telling:  # noqa: N801 - called like a function
             try:
                 raise own
             finally:
-                own.__context__ = context  # not the carrier
+                # not the carrier; its class may let no attribute be set
+                BaseException.__dict__["__context__"].__set__(own, context)
 
     def _tell(self, news: Progress) -> None:
         try:

@@ -35,7 +35,7 @@ SETTINGS = (
 _T = TypeVar("_T")
 
 
-def connect(target: Target, *, cache_kib: int, query_only: bool, timeout: float) -> sqlite3.Connection:
+def connect(target: Target, *, cache_kib: int, query_only: bool, timeout: float) -> ForkSafeConnection:
     """Open a connection on a file that exists, or a new database in memory."""
     # isolation_level=None: Python's own transaction control covers neither DDL nor SELECT.
     connection = sqlite3.connect(
@@ -51,6 +51,7 @@ def connect(target: Target, *, cache_kib: int, query_only: bool, timeout: float)
     except BaseException:
         connection.close()
         raise
+    connection.is_database = target.path is None
     return connection
 
 

@@ -3,8 +3,9 @@
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 
 from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event
@@ -58,10 +59,11 @@ class Database:
         """``user_version`` that every transaction expects; None as long as the schema was not checked."""
         self._lock = writer_lock(target)
         if target.path is None:
-            self._readers = self._writers = self._engine(write=True, poolclass=StaticPool)
+            self._memory = self._connect(write=True)
+            self._readers = self._writers = self._engine(lambda: self._memory, poolclass=StaticPool)
         else:
-            self._readers = self._engine(write=False, poolclass=QueuePool, max_overflow=-1)
-            self._writers = self._engine(write=True, poolclass=QueuePool, pool_size=1)
+            self._readers = self._engine(partial(self._connect, write=False), poolclass=QueuePool, max_overflow=-1)
+            self._writers = self._engine(partial(self._connect, write=True), poolclass=QueuePool, pool_size=1)
             forks.close_before_fork(self)
         self._immediate = self._writers.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
 
@@ -182,6 +184,8 @@ class Database:
         """Refuse new transactions, and close all connections: those in use when their transaction ends."""
         self._closed = True
         with self._memory_lock():
+            if self.target.path is None:
+                self._memory.is_database = False
             self._dispose()
 
     def close_idle(self) -> None:
@@ -222,10 +226,10 @@ class Database:
         with self._locked():  # the one connection of a database in memory serves one transaction at a time
             yield
 
-    def _engine(self, *, write: bool, **pool: Any) -> Engine:
+    def _engine(self, creator: Callable[[], sqlite3.Connection], **pool: Any) -> Engine:
         engine = create_engine(
             "sqlite+pysqlite://",
-            creator=lambda: self._connect(write=write),
+            creator=creator,
             hide_parameters=True,
             logging_name=LOGGING_NAME,
             **pool,
@@ -236,7 +240,7 @@ class Database:
         event.listen(engine, "checkin", self._close_if_closed)
         return engine
 
-    def _connect(self, *, write: bool) -> sqlite3.Connection:
+    def _connect(self, *, write: bool) -> forks.ForkSafeConnection:
         return connect(
             self.target,
             cache_kib=WRITER_CACHE_KIB if write else READER_CACHE_KIB,
@@ -284,12 +288,12 @@ class Database:
 
 
 def _drop_after_io_error(context: ExceptionContext) -> None:
-    if context.engine is not None and loses_connection(context.original_exception, context.engine):
+    if loses_connection(context.original_exception):
         context.is_disconnect = True
 
 
 def _abandon(connection: Connection, error: BaseException) -> None:
-    if loses_connection(error, connection.engine):
+    if loses_connection(error):
         connection.invalidate(error)
     else:
         _raw(connection).rollback()

@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
-from sqlalchemy.pool import StaticPool
 
 from recordstore.exceptions import (
     CorruptRecordError,
@@ -45,12 +44,9 @@ def result_code(error: BaseException) -> int:
     return code & 0xFF if isinstance(code, int) else 0
 
 
-def loses_connection(error: BaseException, engine: Engine) -> bool:
-    """Return whether a connection is to be dropped after an error, as its view of the file is not to be trusted.
-
-    That of a database in memory is the database.
-    """
-    return result_code(error) in LOST_FILE and not isinstance(engine.pool, StaticPool)
+def loses_connection(error: BaseException) -> bool:
+    """Return whether a connection is to be dropped after an error, as its view of the file is not to be trusted."""
+    return result_code(error) in LOST_FILE
 
 
 @contextmanager
@@ -59,7 +55,7 @@ def driver(connection: Connection) -> Iterator[sqlite3.Connection]:
     try:
         yield cast("sqlite3.Connection", connection.connection.dbapi_connection)
     except sqlite3.Error as error:
-        if loses_connection(error, connection.engine):
+        if loses_connection(error):
             connection.invalidate(error)
         raise
 
@@ -79,6 +75,8 @@ def translated(target: str, *, opening: bool = False) -> Iterator[None]:
         yield
     except StatementError as error:  # its subclass DBAPIError has the driver's error
         error.params = None  # may hold the bytes of arrays
+        if isinstance(error.orig, RecordStoreError):  # a ForkError
+            raise error.orig from None
         cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
         if _is_undecodable(cause):
             raise _undecodable(target, opening=opening) from None

@@ -16,7 +16,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from recordstore.exceptions import ForkError
 
@@ -32,18 +32,27 @@ class Closable(Protocol):
 
 
 class _Gate:
-    """Lets many threads into transactions at a time, and a fork only while none is in one."""
+    """Lets many threads into transactions at a time, and a fork only while none is in one.
+
+    Signal handlers and finalizers that use a store run on a thread that may be anywhere in here. They pass, for what
+    they interrupt goes on only after them.
+    """
+
+    current: ClassVar["_Gate"]
+    """That of this process."""
 
     def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        # for signal handlers and finalizers that use a store while their own thread holds it;
-        # entered itself: Ctrl-C could come between the two halves of Condition.__enter__
-        self.lock = threading.RLock()
+        self.lock = threading.RLock()  # entered itself: Ctrl-C could come between the halves of Condition.__enter__
         self.changed = threading.Condition(self.lock)
         self.inside: dict[int, int] = {}
-        self.forking = False
+        self.forking: int | None = None
+        """The thread that forks."""
+
+        self.forks = 0
+        """How many forks have begun and not ended: a signal handler may fork within another one."""
+
+        self.inherited = False
+        """Whether this process is a child, in which a thread that is not there may have left it locked."""
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -51,16 +60,17 @@ class _Gate:
         depth = self.inside.get(me, 0)
         try:
             with self.lock:
-                self.changed.wait_for(lambda: not self.forking or me in self.inside)
+                self.changed.wait_for(lambda: self.forking in {None, me} or me in self.inside)
                 self.inside[me] = depth + 1
             yield
         finally:
-            with self.lock:
-                if depth and me in self.inside:
-                    self.inside[me] = depth
-                else:
-                    self.inside.pop(me, None)  # nothing is left of it in a child that this thread forked
-                self.changed.notify_all()
+            if not self.inherited:  # no call, in which Ctrl-C could come
+                with self.lock:
+                    if depth:
+                        self.inside[me] = depth
+                    else:
+                        self.inside.pop(me, None)
+                    self.changed.notify_all()
 
     @contextmanager
     def pause(self) -> Iterator[None]:
@@ -71,39 +81,44 @@ class _Gate:
         try:
             yield
         finally:
-            with self.lock:
-                self.changed.wait_for(lambda: not self.forking)
-                self.inside[me] = depth
+            if not self.inherited:
+                with self.lock:
+                    self.changed.wait_for(lambda: self.forking in {None, me})
+                    self.inside[me] = depth
 
     def before_fork(self) -> None:
         me = threading.get_ident()
         with self.lock:
-            self.changed.wait_for(lambda: not self.forking, FORK_WAIT_SECONDS)
-            self.forking = True
+            self.changed.wait_for(lambda: self.forking in {None, me}, FORK_WAIT_SECONDS)
+            self.forking = me
+            self.forks += 1
             self.changed.wait_for(lambda: not self.inside.keys() - {me}, FORK_WAIT_SECONDS)
         for holder in list(_holders):
             holder.close_idle()
 
     def after_fork(self) -> None:
         with self.lock:
-            self.forking = False
+            self.forks = max(0, self.forks - 1)  # Ctrl-C may have kept it from being counted
+            if not self.forks:
+                self.forking = None
             self.changed.notify_all()
 
+
+_Gate.current = _Gate()
 
 _connections: "weakref.WeakSet[ForkSafeConnection]" = weakref.WeakSet()
 _holders: "weakref.WeakSet[Closable]" = weakref.WeakSet()
 _actions: list[Callable[[], None]] = []
-_gate = _Gate()
 
 
 def transaction() -> AbstractContextManager[None]:
     """Return a context in which this process does not fork."""
-    return _gate.transaction()
+    return _Gate.current.transaction()
 
 
 def pause() -> AbstractContextManager[None]:
     """Return a context, within one of :func:`transaction`, in which this process may fork; no lock may be held then."""
-    return _gate.pause()
+    return _Gate.current.pause()
 
 
 def after_fork_in_child(action: Callable[[], None]) -> None:
@@ -123,12 +138,16 @@ class ForkSafeConnection(sqlite3.Connection):
     ----------
     descriptor
         A file descriptor of the database, once somebody has looked for it.
+    is_database
+        Whether it is all there is, a database in memory: then closing it rolls back and no more. A pool closes what an
+        error of the disk, or Ctrl-C, has left in a state that it does not know.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._pid = os.getpid()
         self._cursors: weakref.WeakSet[sqlite3.Cursor] = weakref.WeakSet()
         self.descriptor: int | None = None
+        self.is_database = False
         super().__init__(*args, **options)
         _connections.add(self)
 
@@ -175,7 +194,8 @@ class ForkSafeConnection(sqlite3.Connection):
         with suppress(sqlite3.Error):
             self._close_cursors()
             super().rollback()
-        super().close()
+        if not self.is_database:
+            super().close()
 
     def _close_cursors(self) -> None:
         for cursor in list(self._cursors):
@@ -184,7 +204,7 @@ class ForkSafeConnection(sqlite3.Connection):
 
 def _after_fork_in_child() -> None:
     """Begin anew, and give each inherited connection a reference that nobody drops, not even the interpreter's exit."""
-    _gate.reset()
+    _Gate.current.inherited, _Gate.current = True, _Gate()
     for connection in _connections:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
     for action in _actions:
@@ -193,7 +213,7 @@ def _after_fork_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=_gate.before_fork,
-        after_in_parent=_gate.after_fork,
+        before=lambda: _Gate.current.before_fork(),  # noqa: PLW0108 - that of the moment
+        after_in_parent=lambda: _Gate.current.after_fork(),  # noqa: PLW0108
         after_in_child=_after_fork_in_child,
     )

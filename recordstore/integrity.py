@@ -1,6 +1,6 @@
 """What SQLite itself, or a look at all rows, finds wrong with tables and indexes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from sqlalchemy import Connection, select
 
@@ -52,8 +52,3 @@ def strange_states(connection: Connection) -> Iterator[tuple[int, str]]:
     query = select(RecordRow.id, RecordRow.state).where(RecordRow.state.not_in([READY, WRITING, DELETING]))
     for record_id, state in connection.execute(query):
         yield record_id, f"its state is {state!r}: nobody sees it"
-
-
-def hidden_records(connection: Connection) -> Sequence[int]:
-    """Return the ids of the records that are not published, or not any more."""
-    return connection.scalars(select(RecordRow.id).where(RecordRow.state != READY)).all()

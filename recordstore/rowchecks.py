@@ -22,7 +22,9 @@ def check_head(*values: Any) -> None:
         raise CorruptRecordError(f"record {values[0]}: a column has a wrong type")
 
 
-def check_order(ids: Sequence[int], *, after: int | None, newest_first: bool = False) -> Sequence[int]:
+def check_order(
+    ids: Sequence[int], *, after: int | None, newest_first: bool = False, what: str = "records"
+) -> Sequence[int]:
     """Return ids, if they come one behind the other and behind those before: a list that does not may have no end.
 
     Raises
@@ -32,7 +34,7 @@ def check_order(ids: Sequence[int], *, after: int | None, newest_first: bool = F
     """
     numbers = ids if after is None else [after, *ids]
     if any(one <= other if newest_first else one >= other for one, other in pairwise(numbers)):
-        raise CorruptRecordError("the list of records is out of order: its table is damaged")
+        raise CorruptRecordError(f"the list of {what} is out of order: its table is damaged")
     return ids
 
 

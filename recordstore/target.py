@@ -49,6 +49,7 @@ class Target:
         if not _check_regular(self.path):
             if read_only:
                 raise StoreAccessError(f"{self} does not exist, and read_only=True creates nothing")
+            _refuse_companion(self.path)
             self._create(self.path)
 
     def _create(self, path: str) -> None:
@@ -62,6 +63,14 @@ class Target:
             raise StoreAccessError(f"{self} cannot be created: {error.strerror}; {hint}") from error
         os.close(descriptor)
         Path(path).chmod(0o600)  # an odd umask may have taken our own rights too
+
+
+def _refuse_companion(path: str) -> None:
+    """Raise for the name of a new file that SQLite would remove as soon as somebody opens the database beside it."""
+    if path.endswith(COMPANIONS):
+        raise InvalidValueError(
+            f"{Target(path)} has a name that SQLite uses for files beside a database, and removes; choose another path"
+        )
 
 
 def _check_regular(path: str) -> bool:
@@ -123,9 +132,12 @@ def check_path(path: object) -> Path:
     where = _from_path(name).path
     if where is None or "://" in name:
         raise InvalidValueError("path must be that of a new file, not ':memory:' or a URL")
-    if os.path.islink(name):  # noqa: PTH114 - which raises nothing
-        return Path(os.path.realpath(Path(name).parent), Path(name).name)
-    return Path(where)
+    folder, base = os.path.split(name)  # a Path forgets what the name ends with
+    if base in {"", ".", ".."}:
+        raise InvalidValueError(f"path {name!r} is that of a folder; name a file in it")
+    path = os.path.join(os.path.realpath(folder), base)  # noqa: PTH118 - where a link leads to is not what was named
+    _refuse_companion(path)
+    return Path(path)
 
 
 def _parse_url(text: str) -> URL:

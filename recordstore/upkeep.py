@@ -124,6 +124,7 @@ class Upkeep(RecordLoader):
                 with self._database.read() as connection:
                     record_id = RecordRepository(connection).find(parsed).id
                 verifier.check(record_id)
+                verifier.mark_unseen(record_id)
             return verifier.report()
 
     def backup(self, path: str | os.PathLike[str], *, progress: Callable[[Progress], object] | None = None) -> None:
@@ -144,7 +145,8 @@ class Upkeep(RecordLoader):
         Raises
         ------
         InvalidValueError
-            There is something of this name, or SQLite would take what is beside it for a part of the copy.
+            There is something of this name, SQLite would take what is beside it for a part of the copy, or the name is
+            one that SQLite uses for files beside a database (``-journal``, ``-wal`` or ``-shm`` at its end).
         StorageFullError, StoreAccessError
             The copy cannot be written.
         StoreBusyError

@@ -1,7 +1,7 @@
 """Reading every byte of records, to find out which are not what was saved."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from recordstore.blobs import BlobRepository
@@ -10,14 +10,18 @@ from recordstore.engine import Database
 from recordstore.exceptions import CorruptRecordError, RecordNotFoundError
 from recordstore.history import HistoryRepository
 from recordstore.info import Damage, Progress, VerifyReport
-from recordstore.integrity import CHECKED, file_faults, hidden_records, strange_states, table_faults
+from recordstore.integrity import CHECKED, file_faults, strange_states, table_faults
 from recordstore.listing import Listing, Proofs, open_checkpoint, open_record
 from recordstore.reader import Reader, parse_shape
 from recordstore.refs import ById
-from recordstore.repository import RecordRepository, StoredArrayRow, check_arrays
+from recordstore.repository import RecordRepository, check_arrays
+from recordstore.rowchecks import check_order
 
 ID_PAGE = 1000
 """Ids that one query reads."""
+
+NOBODY = 0
+"""The id of no record."""
 
 
 class Verifier:
@@ -55,7 +59,7 @@ class Verifier:
                 else:
                     self.check(record_id)
             after = max(ids, default=after)
-        self._mark_hidden()
+        self.mark_unseen()
         self._check_histories()
         self._check_tables()
 
@@ -64,11 +68,11 @@ class Verifier:
         before = len(self._damaged), self._arrays, self._done
         try:
             nbytes = None
-            with self._noting(record_id), self._marking(record_id):
+            with self._noting(record_id):
                 listing = open_record(self._database, self._proofs, ById(record_id), None)
                 nbytes = sum(row.blob_nbytes for row in listing.arrays)
                 self._check_listing(listing)
-            with self._noting(record_id), self._marking(record_id, parts=True):
+            with self._noting(record_id):
                 checkpoint = open_checkpoint(self._database, ById(record_id))
                 if checkpoint is not None:
                     self._check_listing(checkpoint[1])
@@ -91,7 +95,7 @@ class Verifier:
                 parse_shape(listing, row)
                 if row.nbytes != row.blob_nbytes:  # which has no part in a digest
                     raise CorruptRecordError("its nbytes are not those of its bytes")
-        fresh = {row.blob_id: row for row in listing.arrays if not self._is_known(row)}
+        fresh = {row.blob_id: row for row in listing.arrays if not self._is_known(row.blob_id)}
         self._total = max(self._total, self._done + sum(row.blob_nbytes for row in fresh.values()))
         for row, error in self._reader.check(listing, list(fresh.values())):
             if error is None:
@@ -104,59 +108,34 @@ class Verifier:
             if row.blob_id in self._broken:
                 self._note(listing.record_id, row.name, self._broken[row.blob_id])
 
-    @contextmanager
-    def _marking(self, record_id: int, *, parts: bool = False) -> Iterator[None]:
+    def mark_unseen(self, record_id: int | None = None) -> None:
+        """Have damaged bytes marked that nothing above has read, but a save would share.
+
+        They are those of records that no reader sees or finds, and of lists that are not what was saved; or of all the
+        arrays of one record. The newest come first, for there may be more every moment.
+        """
+        before, found = None, not self._database.read_only
+        while found:
+            rows: Sequence[Any] = ()
+            with self._noting(None), self._database.read() as connection:
+                rows = BlobRepository(connection).shareable(record_id, before=before, limit=ID_PAGE)
+                check_order([id_ for id_, _, _ in rows], after=before, newest_first=True, what="blobs")
+            for blob_id, nbytes, digest in rows:
+                if not self._is_known(blob_id):
+                    self._mark_if_damaged(blob_id, nbytes, digest)
+                before = blob_id
+            found = bool(rows)
+
+    def _mark_if_damaged(self, blob_id: int, nbytes: Any, digest: Any) -> None:
+        array = (0, "", "", "[]", "", nbytes, blob_id, digest, nbytes, "")
         try:
-            yield
-        except CorruptRecordError:
-            self._mark_arrays(record_id, parts=parts)
-            raise
+            for _ in self._reader.check(Listing(NOBODY, []), check_arrays(NOBODY, [array])):
+                pass  # which marks it
+        except (CorruptRecordError, RecordNotFoundError):  # its columns or chunks are not those that it had
+            self._reader.mark(blob_id)
 
-    def _mark_hidden(self) -> None:
-        """Have the damaged arrays marked that no reader sees, but a save would share, as long as they are not swept."""
-        hidden: Sequence[int] = ()
-        with self._noting(None), self._database.read() as connection:
-            hidden = hidden_records(connection)
-        for record_id in hidden:
-            for parts in (False, True):
-                self._mark_arrays(record_id, parts=parts)
-
-    def _mark_arrays(self, record_id: int, *, parts: bool = False) -> None:
-        """Have the damaged ones of its arrays marked, whether or not their list is the one that was saved."""
-        rows: list[tuple[Any, ...]] = []
-        if self._database.read_only:
-            return
-        with suppress(CorruptRecordError), self._database.read() as connection:
-            rows = RecordRepository(connection).arrays(record_id, parts=parts)
-        arrays: dict[int, StoredArrayRow] = {}
-        for row in rows:
-            array: Any = StoredArrayRow._make(row)
-            if array.blob_digest is None or self._is_known(array):  # still being written, or looked at
-                continue
-            try:
-                arrays |= {found.blob_id: found for found in check_arrays(record_id, [row])}
-            except CorruptRecordError:
-                self._reader.mark(array.blob_id)
-        self._mark_damaged(Listing(record_id, list(arrays.values())))
-
-    def _mark_damaged(self, listing: Listing) -> None:
-        arrays = [row for row in listing.arrays if not self._is_known(row)]
-        try:
-            for row, error in self._reader.check(listing, arrays):
-                if error is None:
-                    self._sound.add(row.blob_id)
-                else:
-                    self._broken[row.blob_id] = error
-        except RecordNotFoundError:  # the chunks of one are not those that it had, or they are being swept
-            half = len(arrays) // 2
-            if half:
-                for some in (arrays[:half], arrays[half:]):
-                    self._mark_damaged(Listing(listing.record_id, some))
-            else:
-                self._reader.mark(arrays[0].blob_id)
-
-    def _is_known(self, row: StoredArrayRow) -> bool:
-        return row.blob_id in self._sound or row.blob_id in self._broken
+    def _is_known(self, blob_id: int) -> bool:
+        return blob_id in self._sound or blob_id in self._broken
 
     def _check_histories(self) -> None:
         runs: list[str] = []

@@ -4,7 +4,8 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -53,6 +54,36 @@ def test_the_store_is_usable_after_an_interrupt(
         store.save(record, run="a", round=1)
         assert [info.round for info in store.records()] == [0, 1]
     assert flaws(path) == {}
+
+
+@pytest.mark.parametrize("moment", ["before_cursor_execute", "after_cursor_execute"])
+@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("call", ["save", "load", "delete"])
+def test_an_interrupt_costs_a_store_in_memory_nothing(memory: RecordStore, call: str, number: int, moment: str) -> None:
+    """SQLAlchemy closes a connection whose statement was interrupted."""
+    calls = {
+        "save": lambda: memory.save({"x": np.arange(4)}),
+        "load": lambda: memory.load(1),
+        "delete": lambda: memory.delete(1),
+    }
+    seen = count()
+
+    def interrupt(*_: Any) -> None:
+        if next(seen) == number:
+            raise KeyboardInterrupt
+
+    memory.save({"x": np.arange(3)})
+    event.listen(Engine, moment, interrupt)
+    try:
+        with suppress(KeyboardInterrupt):
+            calls[call]()
+    finally:
+        event.remove(Engine, moment, interrupt)
+    assert next(seen) > number
+    if call != "delete":
+        assert memory.load(1)["x"].numpy().tolist() == [0, 1, 2]
+    assert memory.load(memory.save({"x": np.arange(5)}))["x"].numpy().tolist() == list(range(5))
+    assert memory.verify()
 
 
 class Interrupted:
@@ -129,3 +160,40 @@ def test_what_interrupts_a_thread_at_the_gate_of_forks_can_pass_it() -> None:
     thread.start()
     thread.join(30)
     assert passed
+
+
+def test_what_interrupts_a_thread_that_forks_can_pass_and_others_wait() -> None:
+    """Even a fork within a fork, whose end is not that of the outer one."""
+    gate, passed, forked = forks._Gate(), [], threading.Event()
+
+    def interrupted() -> None:
+        gate.before_fork()
+        with gate.transaction(), gate.transaction():
+            passed.append("handler")
+        gate.before_fork()
+        gate.after_fork()
+        forked.set()
+        other.join(0.2)
+        passed.append("forked")
+        gate.after_fork()
+
+    def waiting() -> None:
+        forked.wait()
+        with gate.transaction():
+            passed.append("other")
+
+    threads = other, interrupting = [threading.Thread(target=call, daemon=True) for call in (waiting, interrupted)]
+    for thread in threads:
+        thread.start()
+    interrupting.join(30)
+    other.join(30)
+    assert passed == ["handler", "forked", "other"]
+
+
+def test_a_fork_that_was_interrupted_before_it_was_counted_keeps_nobody_out() -> None:
+    gate = forks._Gate()
+    gate.after_fork()
+    gate.before_fork()
+    gate.after_fork()
+    with gate.transaction():
+        assert gate.inside

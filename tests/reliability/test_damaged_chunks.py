@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from support import rows
 
-from recordstore import Checkpoint, CorruptRecordError, RecordStore, VerifyReport, integrity
-from recordstore.reader import Reader
+from recordstore import CorruptRecordError, RecordStore, integrity
 
 INDEX = "sqlite_autoindex_chunk_1"
 
@@ -172,83 +171,6 @@ def test_a_save_shares_no_bytes_that_cannot_be_there(saved: RecordStore, query: 
     again = saved.save(MODEL)
     assert query(f"SELECT count(*) FROM array WHERE record_id IN ({record}, {again})") == [(4,)]
     assert query(f"SELECT count(DISTINCT blob_id) FROM array WHERE record_id IN ({record}, {again})") == [(2,)]
-
-
-@pytest.mark.parametrize("column", ["nbytes = '?'", "shape = x'00'", "name = 7.5", "position = -1"])
-def test_verify_marks_the_arrays_of_a_list_that_is_damaged(saved: RecordStore, query: Query, column: str) -> None:
-    query(f"UPDATE array SET {column} WHERE name = 'v'")
-    query("UPDATE chunk SET data = zeroblob(length(data)) WHERE blob_id = 1")
-    assert not saved.verify()
-    assert ("damaged",) in query("SELECT state FROM blob WHERE id = 1")
-    record = saved.save(MODEL)
-    assert saved.verify(record)
-
-
-HIDDEN = {
-    "of a save that goes on": "UPDATE record SET state = 'writing', run = NULL, round = NULL, checkpoint_digest = NULL",
-    "of a record that is deleted": "UPDATE record SET state = 'deleting', run = NULL, round = NULL",
-    "of a checkpoint whose state is damaged": "UPDATE record SET checkpoint = '[]'",
-}
-
-
-@pytest.mark.parametrize("what", HIDDEN)
-@pytest.mark.parametrize("blob", [1, 3])
-@pytest.mark.parametrize("damage", ["data = zeroblob(length(data))", "data = substr(data, 1, 9)"])
-def test_verify_marks_bytes_that_no_reader_sees_but_a_save_would_share(
-    path: Path, query: Query, what: str, blob: int, damage: str
-) -> None:
-    with RecordStore(path) as store:
-        store.save_checkpoint(MODEL, Checkpoint([7], {"m": np.ones(9), "n": np.zeros(9)}), run="r", round=1)
-        query(HIDDEN[what] + ", touched_at = strftime('%Y-%m-%d %H:%M:%f', 'now')")
-        query(f"UPDATE chunk SET {damage} WHERE blob_id = {blob}")
-        store.verify()
-        assert query("SELECT id FROM blob WHERE state = 'damaged'") == [(blob,)]
-        assert store.verify(store.save(MODEL))
-        assert store.verify(store.save([np.ones(9)]))
-
-
-@pytest.mark.parametrize(
-    "change", [HIDDEN["of a save that goes on"], "UPDATE array SET shape = '?' WHERE position = 0"]
-)
-def test_bytes_that_many_arrays_share_are_read_once(
-    path: Path, query: Query, monkeypatch: pytest.MonkeyPatch, change: str
-) -> None:
-    """By a record that nobody sees, and by records whose list is damaged."""
-    with RecordStore(path) as store:
-        for number in range(4):
-            store.save({"own": np.full(3, number)} | {str(name): np.arange(9.0) for name in range(5)})
-    query(change)
-    checked: list[int] = []
-    check = Reader.check
-
-    def noted(reader: Reader, listing: Any, arrays: list[Any]) -> Any:
-        checked.extend(row.blob_id for row in arrays)
-        return check(reader, listing, arrays)
-
-    monkeypatch.setattr(Reader, "check", noted)
-    for read_only in (False, True):
-        with RecordStore(path, read_only=read_only) as store:
-            store.verify()
-        assert len(checked) == len(set(checked))
-        assert bool(checked) is not read_only
-        checked.clear()
-
-
-def test_bytes_that_are_still_being_written_are_not_marked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, size in (("CHUNK_SIZE", 4096), ("BATCH_BYTES", 8192), ("RING_CHUNKS", 4)):
-        monkeypatch.setattr(f"recordstore.constants.{name}", size)
-    states: set[tuple[str]] = set()
-
-    def look() -> None:
-        assert other.verify() == VerifyReport(0, 0, 0)
-        states.update(rows(path, "SELECT state FROM blob"))
-
-    with RecordStore(path) as other, RecordStore(path) as store:
-        monkeypatch.setattr(store._database, "rest", look)  # between two batches
-        record = store.save({str(number): np.random.default_rng(number).standard_normal(3000) for number in range(4)})
-        assert states == {("writing",), ("ready",)}
-        assert store.verify(record)
-    assert rows(path, "SELECT DISTINCT state FROM blob") == [("ready",)]
 
 
 def test_a_slice_has_the_order_of_its_chunks_proven(path: Path, query: Query, monkeypatch: pytest.MonkeyPatch) -> None:

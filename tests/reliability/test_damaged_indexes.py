@@ -178,7 +178,9 @@ def test_a_record_that_is_listed_and_cannot_be_found_is_named(path: Path, monkey
         assert last in list(store)
         with pytest.raises(RecordNotFoundError):
             store.load(last)
+        rows(path, "UPDATE chunk SET data = zeroblob(length(data)) WHERE blob_id = ?", last)
         assert damaged_records(store) == {last, None}
+        assert rows(path, "SELECT id FROM blob WHERE state = 'damaged'") == [(last,)]
 
 
 def test_bytes_whose_digest_was_changed_are_marked_by_verify(full: RecordStore, path: Path) -> None:

@@ -8,12 +8,13 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 
 import pytest
 from every_call import CALLS
 from forked import MODEL, SMALL, npys
+from sqlalchemy import Engine, event
 from support import Child, content, flaws, make_small, noise, say
 
 from recordstore import ForkError, RecordStore
@@ -67,6 +68,34 @@ def test_every_call_of_an_inherited_store_is_refused_and_none_is_forgotten_here(
         assert process.hear() == []
         assert process.finish() == [[2, ["1", "2", "3"], 2]]
     assert not path.with_name("copy.db").exists()
+    assert flaws(path) == {}
+
+
+def fork_at_a_statement(path: str, number: int) -> None:
+    """Fork in the middle of a call, as a signal handler could: in the child it goes on, and fails."""
+    seen, children = count(), []
+
+    def fork(*_: object) -> None:
+        if next(seen) == number:
+            children.append(os.fork())
+
+    with RecordStore(path) as store:
+        event.listen(Engine, "before_cursor_execute", fork)
+        try:
+            record = store.save(MODEL)
+        except BaseException as error:
+            say(type(error).__name__)
+            os._exit(0)
+        if children == [0]:
+            os._exit(1)
+        assert [wait_for(child) for child in children] == [0]
+        assert content(store, record) == npys(MODEL)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_child_forked_in_the_middle_of_a_call_gets_the_error_for_children(path: Path, number: int) -> None:
+    with Child(fork_at_a_statement, path, number) as process:
+        assert process.finish() == ["ForkError"]
     assert flaws(path) == {}
 
 

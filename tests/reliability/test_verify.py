@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -168,9 +169,15 @@ def test_an_error_of_the_progress_function_arrives_and_the_store_works_on(full: 
     assert full.verify()
 
 
+@dataclass(frozen=True)
+class Frozen(Exception):  # noqa: N818 - as a user may call it
+    reason: str
+
+
 @pytest.mark.parametrize(
     "error",
     [
+        Frozen("x"),
         RecordNotFoundError("x"),
         ArrayNotFoundError("x"),
         CorruptRecordError("x"),
@@ -183,16 +190,16 @@ def test_an_error_of_the_progress_function_is_nobody_elses(
 ) -> None:
     """Not a record that was deleted, not one that is damaged, and not an error of the database."""
     query(flip(3, "other", 0))
-    error.__cause__ = ValueError("its own")
+    cause = ValueError("its own")
 
     def stop(_: Progress) -> None:
-        raise error
+        raise error from cause
 
     for call in (full.verify, partial(full.verify, 3), partial(full.backup, path.with_name("copy.db"))):
         with pytest.raises(type(error)) as caught:
             call(progress=stop)
         assert caught.value is error
-        assert str(error.__cause__) == "its own"
+        assert error.__cause__ is cause
     assert found(full.verify()) == {(3, "other")}
 
 
