@@ -98,10 +98,9 @@ def test_any_layout_is_filled_from_any_other(memory: RecordStore, saved: str, wa
         max_size=5,
     )
 )
-def test_any_arrays_come_into_place_to_the_bit(arrays: dict[str, np.ndarray]) -> None:
-    with RecordStore(":memory:") as store:
-        target = {name: np.empty_like(array) for name, array in arrays.items()}
-        store.load_into(store.save(arrays), target)
+def test_any_arrays_come_into_place_to_the_bit(memory: RecordStore, arrays: dict[str, np.ndarray]) -> None:
+    target = {name: np.empty_like(array) for name, array in arrays.items()}
+    memory.load_into(memory.save(arrays), target)
     assert [array.tobytes() for array in target.values()] == [array.tobytes() for array in arrays.values()]
 
 

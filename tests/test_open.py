@@ -62,17 +62,16 @@ OTHERS = st.sampled_from([..., None, [1, 2], np.array([True]), (..., 0), (np.arr
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300, deadline=None)
 @given(shape=st.sampled_from(SHAPES), fortran=st.booleans(), key=KEYS | OTHERS)
-def test_any_index_gives_what_numpy_gives(shape: tuple[int, ...], fortran: bool, key: Any) -> None:
+def test_any_index_gives_what_numpy_gives(memory: RecordStore, shape: tuple[int, ...], fortran: bool, key: Any) -> None:
     array = np.arange(3000, dtype=">i8").reshape(shape, order="F" if fortran else "C")
-    with RecordStore(":memory:") as store:
-        stored = store.open(store.save({"x": array}))["x"]
-        try:
-            expected = array[key]
-        except IndexError:
-            with pytest.raises(IndexError):
-                stored[key]
-            return
-        found = stored[key]
+    stored = memory.open(memory.save({"x": array}))["x"]
+    try:
+        expected = array[key]
+    except IndexError:
+        with pytest.raises(IndexError):
+            stored[key]
+        return
+    found = stored[key]
     assert np.array_equal(found, expected)
     assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
 
