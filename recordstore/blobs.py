@@ -172,15 +172,6 @@ class BlobRepository:
             update(BlobRow).where(BlobRow.id == blob_id, BlobRow.state == literal(READY)).values(state=DAMAGED)
         )
 
-    def shareable(self, record_id: int | None, *, before: int | None, limit: int) -> Sequence[Any]:
-        """Return id, length and digest of blobs that a save would share, the newest first: of one record, or of all."""
-        query = select(BlobRow.id, BlobRow.nbytes, BlobRow.digest).where(BlobRow.state == READY)
-        if record_id is not None:
-            query = query.where(BlobRow.id.in_(select(ArrayRow.blob_id).where(ArrayRow.record_id == record_id)))
-        if before is not None:
-            query = query.where(BlobRow.id < before)
-        return self._connection.execute(query.order_by(BlobRow.id.desc()).limit(limit)).all()
-
     def kill_orphans(self, blob_ids: Collection[int]) -> int:
         """Mark those of the blobs as dead that no array points at any more, and return how many."""
         used = exists().where(ArrayRow.blob_id == BlobRow.id)

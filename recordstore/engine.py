@@ -148,6 +148,7 @@ class Database:
     @contextmanager
     def source_paused(self) -> Iterator[None]:
         """Let forks, and other calls on a database in memory, go on between two steps of :meth:`source`."""
+        self.check_usable()
         with forks.pause():
             if self.target.path is None:
                 self._lock.release()

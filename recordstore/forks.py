@@ -24,6 +24,10 @@ FORK_WAIT_SECONDS = 10.0
 """How long a fork waits for transactions, each of which takes some 0.1 seconds at most unless others hold the lock."""
 
 
+FORK_LASTS_SECONDS = 2 * FORK_WAIT_SECONDS
+"""How long transactions wait for a fork."""
+
+
 class Closable(Protocol):
     """A holder of connections."""
 
@@ -48,9 +52,6 @@ class _Gate:
         self.forking: int | None = None
         """The thread that forks."""
 
-        self.forks = 0
-        """How many forks have begun and not ended: a signal handler may fork within another one."""
-
         self.inherited = False
         """Whether this process is a child, in which a thread that is not there may have left it locked."""
 
@@ -60,7 +61,7 @@ class _Gate:
         depth = self.inside.get(me, 0)
         try:
             with self.lock:
-                self.changed.wait_for(lambda: self.forking in {None, me} or me in self.inside)
+                self._wait_for_fork(me)
                 self.inside[me] = depth + 1
             yield
         finally:
@@ -83,24 +84,28 @@ class _Gate:
         finally:
             if not self.inherited:
                 with self.lock:
-                    self.changed.wait_for(lambda: self.forking in {None, me})
+                    self._wait_for_fork(me)
                     self.inside[me] = depth
 
     def before_fork(self) -> None:
         me = threading.get_ident()
         with self.lock:
-            self.changed.wait_for(lambda: self.forking in {None, me}, FORK_WAIT_SECONDS)
+            self._wait_for_fork(me)
             self.forking = me
-            self.forks += 1
             self.changed.wait_for(lambda: not self.inside.keys() - {me}, FORK_WAIT_SECONDS)
         for holder in list(_holders):
             holder.close_idle()
 
+    def _wait_for_fork(self, me: int) -> None:
+        """Wait for the end of the fork of another thread, and not for ever: Ctrl-C in ``after_fork`` leaves it open."""
+        if me in self.inside:
+            return
+        if not self.changed.wait_for(lambda: self.forking in {None, me}, FORK_LASTS_SECONDS):
+            self.forking = None
+
     def after_fork(self) -> None:
         with self.lock:
-            self.forks = max(0, self.forks - 1)  # Ctrl-C may have kept it from being counted
-            if not self.forks:
-                self.forking = None
+            self.forking = None
             self.changed.notify_all()
 
 

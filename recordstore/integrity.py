@@ -1,10 +1,13 @@
 """What SQLite itself, or a look at all rows, finds wrong with tables and indexes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Select, func, select
 
-from recordstore.orm import DELETING, READY, WRITING, Base, ChunkRow, RecordRow
+from recordstore.digest import DIGEST_SIZE
+from recordstore.orm import DELETING, READY, WRITING, ArrayRow, Base, BlobRow, ChunkRow, RecordRow
+from recordstore.rowchecks import check_order
 
 CHECKED = [table.name for table in Base.metadata.sorted_tables if table is not ChunkRow.__table__]
 """Tables that are checked one by one; the chunks are nearly all of a database."""
@@ -52,3 +55,40 @@ def strange_states(connection: Connection) -> Iterator[tuple[int, str]]:
     query = select(RecordRow.id, RecordRow.state).where(RecordRow.state.not_in([READY, WRITING, DELETING]))
     for record_id, state in connection.execute(query):
         yield record_id, f"its state is {state!r}: nobody sees it"
+
+
+def shareable_blobs(connection: Connection, record_id: int | None, *, before: int | None, limit: int) -> Sequence[int]:
+    """Return ids of blobs that a save would share, the newest first: of one record, or of all."""
+    query = select(BlobRow.id).where(BlobRow.state == READY)
+    if record_id is not None:
+        query = query.where(BlobRow.id.in_(select(ArrayRow.blob_id).where(ArrayRow.record_id == record_id)))
+    return _descending(connection, query, BlobRow.id, before, limit)
+
+
+def blobs_of_arrays(connection: Connection, record_id: int | None, *, before: int | None, limit: int) -> Sequence[int]:
+    """Return ids of blobs, whatever their state, as the arrays of one record or of all tell of them."""
+    query = select(ArrayRow.blob_id).distinct()
+    if record_id is not None:
+        query = query.where(ArrayRow.record_id == record_id)
+    return _descending(connection, query, ArrayRow.blob_id, before, limit)
+
+
+def _descending(
+    connection: Connection, query: Select[Any], column: Any, before: int | None, limit: int
+) -> Sequence[int]:
+    if before is not None:
+        query = query.where(column < before)
+    ids = connection.scalars(query.order_by(column.desc()).limit(limit)).all()
+    return check_order(ids, after=before, newest_first=True, what="blobs")
+
+
+def plausible_blobs(connection: Connection, ids: Sequence[int]) -> Sequence[tuple[Any, ...]]:
+    """Return id, length and digest of those of the blobs whose length and digest can be those of an array."""
+    query = select(BlobRow.id, BlobRow.nbytes, BlobRow.digest).where(
+        BlobRow.id.in_(ids),
+        func.typeof(BlobRow.nbytes) == "integer",
+        BlobRow.nbytes >= 0,
+        func.typeof(BlobRow.digest) == "blob",
+        func.length(BlobRow.digest) == DIGEST_SIZE,
+    )
+    return [tuple(row) for row in connection.execute(query)]

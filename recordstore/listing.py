@@ -20,6 +20,10 @@ PROOF_ARRAYS = 2000
 """Arrays of a list that is remembered, at most: a megabyte."""
 
 
+NOBODY = 0
+"""The id of no record, for bytes that are looked at whosever they are."""
+
+
 @dataclass(frozen=True)
 class Listing:
     """The arrays of a record, proven to be those that were saved."""
@@ -106,7 +110,7 @@ def open_checkpoint(database: Database, ref: Ref) -> tuple[str, Listing] | None:
 
 def explain_missing(connection: Connection, listing: Listing) -> NoReturn:
     """Raise for chunks that are not there: in the same view of the database, the record is deleted or damaged."""
-    if not RecordRepository(connection).is_ready(listing.record_id):
+    if listing.record_id != NOBODY and not RecordRepository(connection).is_ready(listing.record_id):
         raise RecordNotFoundError(f"record {listing.record_id} was deleted while it was being read")
     raise CorruptRecordError("chunks are missing, or hold more bytes than were saved")
 

@@ -1,8 +1,8 @@
 """Reading every byte of records, to find out which are not what was saved."""
 
+from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
 
 from recordstore.blobs import BlobRepository
 from recordstore.callbacks import Tell
@@ -10,18 +10,22 @@ from recordstore.engine import Database
 from recordstore.exceptions import CorruptRecordError, RecordNotFoundError
 from recordstore.history import HistoryRepository
 from recordstore.info import Damage, Progress, VerifyReport
-from recordstore.integrity import CHECKED, file_faults, strange_states, table_faults
-from recordstore.listing import Listing, Proofs, open_checkpoint, open_record
+from recordstore.integrity import (
+    CHECKED,
+    blobs_of_arrays,
+    file_faults,
+    plausible_blobs,
+    shareable_blobs,
+    strange_states,
+    table_faults,
+)
+from recordstore.listing import NOBODY, Listing, Proofs, open_checkpoint, open_record
 from recordstore.reader import Reader, parse_shape
 from recordstore.refs import ById
-from recordstore.repository import RecordRepository, check_arrays
-from recordstore.rowchecks import check_order
+from recordstore.repository import RecordRepository, StoredArrayRow
 
 ID_PAGE = 1000
 """Ids that one query reads."""
-
-NOBODY = 0
-"""The id of no record."""
 
 
 class Verifier:
@@ -112,27 +116,47 @@ class Verifier:
         """Have damaged bytes marked that nothing above has read, but a save would share.
 
         They are those of records that no reader sees or finds, and of lists that are not what was saved; or of all the
-        arrays of one record. The newest come first, for there may be more every moment.
+        arrays of one record.
         """
-        before, found = None, not self._database.read_only
-        while found:
-            rows: Sequence[Any] = ()
-            with self._noting(None), self._database.read() as connection:
-                rows = BlobRepository(connection).shareable(record_id, before=before, limit=ID_PAGE)
-                check_order([id_ for id_, _, _ in rows], after=before, newest_first=True, what="blobs")
-            for blob_id, nbytes, digest in rows:
-                if not self._is_known(blob_id):
-                    self._mark_if_damaged(blob_id, nbytes, digest)
-                before = blob_id
-            found = bool(rows)
+        if self._database.read_only:
+            return
+        for ids in self._shareable(record_id):
+            if unknown := [blob_id for blob_id in ids if not self._is_known(blob_id)]:
+                self._mark_damaged(unknown)
 
-    def _mark_if_damaged(self, blob_id: int, nbytes: Any, digest: Any) -> None:
-        array = (0, "", "", "[]", "", nbytes, blob_id, digest, nbytes, "")
+    def _shareable(self, record_id: int | None) -> Iterator[Sequence[int]]:
+        """Yield ids of blobs, the newest first, for there may be more every moment.
+
+        Where their table cannot be read, the arrays tell of those that are left.
+        """
+        for scan in (shareable_blobs, blobs_of_arrays):
+            before, ids = None, None
+            with suppress(CorruptRecordError):
+                while ids is None or ids:
+                    with self._database.read() as connection:
+                        ids = scan(connection, record_id, before=before, limit=ID_PAGE)
+                    yield ids
+                    before = min(ids, default=0)
+                return
+
+    def _mark_damaged(self, ids: Sequence[int]) -> None:
         try:
-            for _ in self._reader.check(Listing(NOBODY, []), check_arrays(NOBODY, [array])):
-                pass  # which marks it
-        except (CorruptRecordError, RecordNotFoundError):  # its columns or chunks are not those that it had
-            self._reader.mark(blob_id)
+            with self._database.read() as connection:
+                found = plausible_blobs(connection, ids)
+            for blob_id in set(ids) - {blob_id for blob_id, _, _ in found}:
+                self._reader.mark(blob_id)
+            arrays = [
+                StoredArrayRow(position, "", "", "[]", "", nbytes, blob_id, digest, nbytes, "")
+                for position, (blob_id, nbytes, digest) in enumerate(found)
+            ]
+            deque(self._reader.check(Listing(NOBODY, []), arrays), maxlen=0)  # which marks them
+        except CorruptRecordError:  # of a table
+            half = len(ids) // 2
+            if half:
+                self._mark_damaged(ids[:half])
+                self._mark_damaged(ids[half:])
+            else:
+                self._reader.mark(ids[0])
 
     def _is_known(self, blob_id: int) -> bool:
         return blob_id in self._sound or blob_id in self._broken

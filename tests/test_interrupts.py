@@ -163,22 +163,19 @@ def test_what_interrupts_a_thread_at_the_gate_of_forks_can_pass_it() -> None:
 
 
 def test_what_interrupts_a_thread_that_forks_can_pass_and_others_wait() -> None:
-    """Even a fork within a fork, whose end is not that of the outer one."""
-    gate, passed, forked = forks._Gate(), [], threading.Event()
+    gate, passed, forking = forks._Gate(), [], threading.Event()
 
     def interrupted() -> None:
         gate.before_fork()
         with gate.transaction(), gate.transaction():
             passed.append("handler")
-        gate.before_fork()
-        gate.after_fork()
-        forked.set()
+        forking.set()
         other.join(0.2)
         passed.append("forked")
         gate.after_fork()
 
     def waiting() -> None:
-        forked.wait()
+        forking.wait()
         with gate.transaction():
             passed.append("other")
 
@@ -190,10 +187,18 @@ def test_what_interrupts_a_thread_that_forks_can_pass_and_others_wait() -> None:
     assert passed == ["handler", "forked", "other"]
 
 
-def test_a_fork_that_was_interrupted_before_it_was_counted_keeps_nobody_out() -> None:
-    gate = forks._Gate()
-    gate.after_fork()
+def test_a_fork_whose_end_was_interrupted_keeps_nobody_out_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forks, "FORK_LASTS_SECONDS", 0.2)
+    gate, passed = forks._Gate(), []
     gate.before_fork()
-    gate.after_fork()
-    with gate.transaction():
-        assert gate.inside
+
+    def other() -> None:
+        with gate.transaction():
+            passed.append(True)
+
+    for _ in range(2):
+        thread = threading.Thread(target=other, daemon=True)
+        thread.start()
+        thread.join(30)
+    assert passed == [True, True]
+    assert gate.forking is None

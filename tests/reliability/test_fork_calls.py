@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from itertools import count, product
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from every_call import CALLS
@@ -18,6 +19,7 @@ from sqlalchemy import Engine, event
 from support import Child, content, flaws, make_small, noise, say
 
 from recordstore import ForkError, RecordStore
+from recordstore.backup import _Watch
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
@@ -72,7 +74,7 @@ def test_every_call_of_an_inherited_store_is_refused_and_none_is_forgotten_here(
 
 
 def fork_at_a_statement(path: str, number: int) -> None:
-    """Fork in the middle of a call, as a signal handler could: in the child it goes on, and fails."""
+    """Fork in the middle of a save, as a signal handler could: in the child it goes on, and fails."""
     seen, children = count(), []
 
     def fork(*_: object) -> None:
@@ -97,6 +99,32 @@ def test_a_child_forked_in_the_middle_of_a_call_gets_the_error_for_children(path
     with Child(fork_at_a_statement, path, number) as process:
         assert process.finish() == ["ForkError"]
     assert flaws(path) == {}
+
+
+def fork_in_a_step_of_a_backup(path: str) -> None:
+    """Fork where SQLite calls its caller back, before the store lets forks pass."""
+    children = []
+    call = _Watch.__call__
+
+    def forking(watch: _Watch, *numbers: int) -> None:
+        children.append(os.fork())
+        call(watch, *numbers)
+
+    with RecordStore(path) as store, mock.patch.object(_Watch, "__call__", forking):
+        store.save(MODEL)
+        try:
+            store.backup(f"{path}-2")
+        except BaseException as error:
+            say(type(error).__name__)
+            os._exit(0)
+        assert [wait_for(child) for child in children] == [0]
+
+
+def test_a_child_forked_in_a_step_of_a_backup_gets_the_error_for_children(path: Path) -> None:
+    with Child(fork_in_a_step_of_a_backup, path) as process:
+        assert process.finish() == ["ForkError"]
+    assert flaws(Path(f"{path}-2")) == {}
+    assert not list(path.parent.glob("*.partial-*"))
 
 
 # Functions of the caller that tell of progress

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import Engine, event
 from support import rows
 
 from recordstore import Checkpoint, Progress, RecordStore, VerifyReport
@@ -14,6 +15,7 @@ from recordstore.reader import Reader
 Query = Callable[..., list[tuple[Any, ...]]]
 
 MODEL = {"w": np.arange(50.0), "v": np.arange(20.0)}
+PAGE = 32768
 
 
 @pytest.fixture
@@ -142,6 +144,77 @@ def test_a_blob_whose_columns_have_other_types_is_marked(path: Path, query: Quer
         query("UPDATE array SET blob_id = 2 WHERE name = 'w'")
         store.verify()
         assert query("SELECT id FROM blob WHERE state = 'damaged'") == [(1,)]
+
+
+@pytest.fixture
+def leafy(path: Path, query: Query) -> tuple[Path, int, list[int]]:
+    """A file with damaged bytes in a record that nobody sees, where the inner page of the blobs is, and its cells."""
+    with RecordStore(path) as store:
+        store.save(MODEL)
+        for number in range(3):
+            store.save({str(index): np.full(1, 1000 * number + index) for index in range(750)})
+    query(HIDDEN["of a save that goes on"] + ", touched_at = strftime('%Y-%m-%d %H:%M:%f', 'now') WHERE id = 1")
+    query("UPDATE chunk SET data = zeroblob(length(data)) WHERE blob_id = 1")
+    ((root,),) = query("SELECT rootpage FROM sqlite_schema WHERE name = 'blob'")
+    start = (root - 1) * PAGE
+    page = path.read_bytes()[start : start + PAGE]
+    assert page[0] == 5, "an inner page of a table, https://www.sqlite.org/fileformat2.html#b_tree_pages"
+    count = int.from_bytes(page[3:5])
+    assert count >= 4
+    return path, start, [int.from_bytes(page[12 + 2 * cell :][:2]) for cell in range(count)]
+
+
+def test_a_table_of_blobs_that_is_out_of_order_is_read_to_an_end(leafy: tuple[Path, int, list[int]]) -> None:
+    """All leaves but the first are the last one."""
+    path, start, cells = leafy
+    data = bytearray(path.read_bytes())
+    for cell in cells[1:]:
+        data[start + cell : start + cell + 4] = data[start + 8 : start + 12]
+    path.write_bytes(data)
+    with RecordStore(path) as store:
+        assert len(store.verify().damaged) < 20
+    assert rows(path, "SELECT state FROM blob WHERE id = 1") == [("damaged",)]
+
+
+def test_blobs_on_either_side_of_a_page_that_cannot_be_read_are_marked(leafy: tuple[Path, int, list[int]]) -> None:
+    path, start, cells = leafy
+    data = bytearray(path.read_bytes())
+    leaf = int.from_bytes(data[start + cells[2] :][:4]) - 1
+    data[leaf * PAGE : (leaf + 1) * PAGE] = bytes(PAGE)
+    path.write_bytes(data)
+    with RecordStore(path) as store:
+        assert not store.verify()
+    assert rows(path, "SELECT state FROM blob WHERE id = 1") == [("damaged",)]
+
+
+@pytest.mark.parametrize("column", ["digest = CAST(x'ff' AS TEXT)", "nbytes = CAST(x'ff' AS TEXT)", "nbytes = -5"])
+def test_a_blob_that_cannot_be_understood_keeps_no_other_from_being_marked(
+    path: Path, query: Query, column: str
+) -> None:
+    with RecordStore(path) as store:
+        store.save(MODEL)
+        store.save([np.ones(7)])
+        query(HIDDEN["of a save that goes on"] + ", touched_at = strftime('%Y-%m-%d %H:%M:%f', 'now') WHERE id = 1")
+        query("UPDATE chunk SET data = zeroblob(length(data)) WHERE blob_id = 1")
+        query(f"UPDATE blob SET {column} WHERE id = 3")
+        assert not store.verify()
+        assert query("SELECT id FROM blob WHERE state = 'damaged'") == [(1,), (3,)]
+
+
+def test_blobs_that_no_reader_sees_are_read_together(path: Path, query: Query) -> None:
+    statements: list[str] = []
+    listen = (Engine, "before_cursor_execute", lambda _connection, _cursor, sql, *_: statements.append(sql))
+    counts = []
+    for number in (10, 400):
+        with RecordStore(path) as store:
+            store.save({str(index): np.full(3, 1000 * number + index) for index in range(number)})
+            query(HIDDEN["of a save that goes on"] + ", touched_at = strftime('%Y-%m-%d %H:%M:%f', 'now')")
+            event.listen(*listen)
+            assert store.verify()
+            event.remove(*listen)
+        counts.append(len(statements))
+        statements.clear()
+    assert counts[0] == counts[1]
 
 
 def test_sound_bytes_of_a_damaged_list_are_not_marked(path: Path, query: Query) -> None:
