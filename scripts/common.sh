@@ -6,7 +6,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck disable=SC2034
 parallel=(--numprocesses auto --dist worksteal)
 export PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-unset PYTHONHOME PYTHONPATH
+# without PYTHONDONTWRITEBYTECODE, for the tests start some thousand processes
+unset PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE
 
 usable() { # PYTHON [VERSION]: can it make virtual environments, and is it of this version (3.11 or newer)?
   "$1" -c 'import ensurepip, sys, venv; v = sys.argv[1]

@@ -34,10 +34,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Measure the coverage of the quick tests alone: those that repeat something take twice as long with it."""
+    """Measure the coverage of the quick tests alone: those that repeat something take twice as long with it.
+
+    Those of reliability/ go where others have been.
+    """
     for item in items:
-        repeats = item.get_closest_marker("trials") or getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
-        if repeats or item.get_closest_marker("slow"):
+        is_property = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
+        if is_property or any(item.get_closest_marker(name) for name in ("reliability", "slow")):
             item.add_marker(pytest.mark.no_cover)
 
 

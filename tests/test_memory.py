@@ -39,19 +39,19 @@ def big(tmp_path: Path) -> Iterator[Path]:
 
 
 def make_ndarray() -> Any:
-    return {"x": noise(1, 1_200_000_000)}
+    return {"x": noise(1, 400_000_000)}
 
 
 def make_bytes() -> Any:
-    return ArrayRecord({"x": Array("uint8", [600_000_000], "numpy.ndarray", noise(1, 600_000_000).tobytes())})
+    return ArrayRecord({"x": Array("uint8", [300_000_000], "numpy.ndarray", noise(1, 300_000_000).tobytes())})
 
 
 def make_many_small() -> Any:
-    return {str(number): noise(number, 10_000) for number in range(30_000)}
+    return {str(number): noise(number, 10_000) for number in range(20_000)}
 
 
 def make_strided() -> Any:
-    return {"x": noise(1, 800_000_000).view(np.float32).reshape(20_000, 10_000)[:, ::2]}
+    return {"x": noise(1, 400_000_000).view(np.float32).reshape(10_000, 10_000)[:, ::2]}
 
 
 def make_transposed() -> Any:
@@ -61,7 +61,7 @@ def make_transposed() -> Any:
 def make_tensor() -> Any:
     import torch
 
-    return {"x": torch.from_numpy(noise(1, 600_000_000).view(np.int32))}
+    return {"x": torch.from_numpy(noise(1, 300_000_000).view(np.int32))}
 
 
 def make_strided_tensor() -> Any:
@@ -73,7 +73,7 @@ def make_strided_tensor() -> Any:
 def make_bfloat16() -> Any:
     import torch
 
-    return {"x": torch.from_numpy(noise(1, 600_000_000).view(np.int16)).view(torch.bfloat16)}
+    return {"x": torch.from_numpy(noise(1, 300_000_000).view(np.int16)).view(torch.bfloat16)}
 
 
 LAZY_BYTES = 100_000_000
@@ -81,7 +81,7 @@ LAZY_BYTES = 100_000_000
 
 def make_lazy() -> Any:
     """Make each array when it is asked for: one at a time is the caller's own."""
-    return ((str(number), noise(number, LAZY_BYTES)) for number in range(8))
+    return ((str(number), noise(number, LAZY_BYTES)) for number in range(4))
 
 
 def measure_save(path: str, make: str) -> None:

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
-from support import ASSETS, CHECKOUT, HEAD, alembic_config, migrate, sql_of
+from support import ASSETS, CHECKOUT, HEAD, alembic_config, migrate, rows, sql_of
 
 from recordstore import Array, HistoryEntry, RecordInfo, RecordStore, schema
 from recordstore.orm import Base
@@ -50,6 +51,37 @@ def test_revisions_import_nothing_from_the_package() -> None:
         modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         modules |= {node.module or "." for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         assert {module.split(".")[0] for module in modules} <= {"alembic", "sqlalchemy"}
+
+
+def test_a_second_new_store_is_to_the_byte_what_the_revisions_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    upgrade = command.upgrade
+    monkeypatch.setattr(command, "upgrade", lambda config, to: calls.append(to) or upgrade(config, to))
+    monkeypatch.setattr(schema, "_made", {})
+    first, second = tmp_path / "first.db", tmp_path / "second.db"
+    for file in (first, second):
+        RecordStore(file).close()
+        assert calls == [schema.HEAD]
+    for query in (
+        "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name",
+        f"SELECT * FROM {schema.VERSION_TABLE}",
+        "SELECT * FROM sqlite_sequence",
+    ):
+        assert rows(first, query) == rows(second, query)
+    for pragma in ("user_version", "application_id", "page_size", "page_count", "freelist_count", "auto_vacuum"):
+        assert rows(first, f"PRAGMA {pragma}") == rows(second, f"PRAGMA {pragma}")
+    assert rows(second, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_a_store_that_was_downgraded_to_nothing_gets_its_schema_from_the_revisions(path: Path) -> None:
+    for _ in range(2):
+        RecordStore(path).close()
+        migrate(path, "0000")
+        assert rows(path, "SELECT name FROM sqlite_schema WHERE name = 'recordstore_version'")
+    with RecordStore(path) as store:
+        assert store.save([np.ones(3)]) == 1
 
 
 def test_the_orm_says_what_the_migrations_made(path: Path) -> None:
