@@ -39,7 +39,7 @@ def npys(arrays: dict[str, np.ndarray]) -> dict[str, bytes]:
 
 # Two processes that save as fast as they can
 
-ARRAYS, ARRAY_BYTES, SECONDS = 4, 50_000_000, 15.0
+ARRAYS, ARRAY_BYTES, SECONDS = 4, 50_000_000, 10.0
 
 
 def save_for_a_while(path: str, seed: int) -> None:

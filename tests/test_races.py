@@ -34,6 +34,8 @@ from recordstore.sweep import sweep
 
 Arrays = dict[str, np.ndarray]
 
+pytestmark = pytest.mark.no_cover  # which takes half as long again for each of the many gaps
+
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,7 +117,7 @@ def as_given(arrays: dict[str, np.ndarray], form: str) -> Any:
     return iter(arrays.items()) if form == "iterator" else arrays
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(arrays=st.dictionaries(NAMES, ndarrays(), max_size=8), form=st.sampled_from(["ndarray", "Array", "iterator"]))
 @example(arrays={}, form="iterator")
 @example(
