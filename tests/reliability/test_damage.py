@@ -34,7 +34,7 @@ CPU_SECONDS = 120.0
 
 MIB = 1024 * 1024
 
-ENOUGH = 40
+ENOUGH = 30
 """Trials from which on shares mean something."""
 
 OUTCOMES = ("all records read", "records raise or are missing", "no list of records")
@@ -97,7 +97,7 @@ def damaged(trials: Trials, number: int, bases: Bases, path: Path) -> Iterator[t
 
 
 @pytest.mark.timeout(7200)
-@pytest.mark.trials(40, 5000)
+@pytest.mark.trials(30, 5000)
 def test_a_damaged_file_gives_what_was_saved_or_a_documented_error(
     trials: Trials, bases: Bases, memory_folder: Path
 ) -> None:

@@ -194,7 +194,7 @@ def test_bytes_whose_digest_was_changed_are_marked_by_verify(full: RecordStore, 
         assert full.load(full.save({"x": np.full(3, number)}))["x"].numpy().tolist() == [number] * 3
 
 
-CLAIMS = [2**31, 2**40, 2**62, 2**63 - 1, 0, -1]
+CLAIMS = [2**40, 2**63 - 1, 0, -1]
 
 
 @pytest.mark.parametrize(

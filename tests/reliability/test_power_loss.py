@@ -28,7 +28,7 @@ from recordstore.handle import wal_is_safe
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(6 * 3600)]
 
-ENOUGH, PLENTY = 150, 1000
+ENOUGH, PLENTY = 100, 1000
 """Trials from which on shares mean something, and each kind of operation must have been in flight."""
 
 OLD = ASSETS / "schema-0001.db"
@@ -189,7 +189,7 @@ def examine(trials: Trials, recording: Recording, folder: Path, *, ordered: bool
             trials.fail(number, place, *failure, recording.told(place))
 
 
-@pytest.mark.trials(150, 50_000)
+@pytest.mark.trials(100, 50_000)
 def test_a_power_failure_costs_no_acknowledged_operation_and_shows_no_half_one(
     recorded: Path, found: Path, small: None, trials: Trials
 ) -> None:
