@@ -177,7 +177,7 @@ def write(use: Use, trials: Trials, path: Path) -> None:
 
 
 @pytest.mark.timeout(7200)
-@pytest.mark.trials(6, 250)
+@pytest.mark.trials(4, 250)
 def test_reading_a_damaged_file_takes_no_more_memory_than_reading_a_sound_one(
     trials: Trials, bases: Bases, memory_folder: Path
 ) -> None:

@@ -91,7 +91,7 @@ def several(names: list[str]) -> Tamper:
 
 
 @linux_only
-@pytest.mark.trials(12, 2000)
+@pytest.mark.trials(8, 2000)
 def test_several_such_rows_in_one_file_get_errors_of_ours_too(
     template: Path, memory_folder: Path, trials: Trials
 ) -> None:

@@ -65,7 +65,7 @@ def sweep(trials: Trials, names: list[str], ask: Ask) -> None:
     assert failed >= FAILING * trials.counts.total() or trials.counts.total() == 1
 
 
-@pytest.mark.trials(12, 170)
+@pytest.mark.trials(8, 170)
 def test_a_quota_of_pages_costs_no_record(trials: Trials, bases: Path, folder: Path) -> None:
     room = Quota()
     grows = [name for name in OPERATIONS if name not in {"backup", "compact", "delete"}]
@@ -73,7 +73,7 @@ def test_a_quota_of_pages_costs_no_record(trials: Trials, bases: Path, folder: P
     assert [outcome for outcome in trials.counts if not outcome.endswith(("done", "StorageFullError"))] == []
 
 
-@pytest.mark.trials(12, 170)
+@pytest.mark.trials(8, 170)
 def test_a_limit_of_file_sizes_costs_no_record(trials: Trials, bases: Path, folder: Path) -> None:
     with Child(work, folder, bases, "file size", SMALL) as child:
         sweep(trials, list(OPERATIONS), asker(child))
@@ -93,7 +93,7 @@ def alone(tmp_path: Path) -> list[str]:
     return command
 
 
-@pytest.mark.trials(12, 170)
+@pytest.mark.trials(8, 170)
 def test_a_full_disk_costs_no_record(trials: Trials, bases: Path, folder: Path, alone: list[str]) -> None:
     with Child(work, folder, bases, "disk", SMALL, under=alone) as child:
         sweep(trials, list(OPERATIONS), asker(child))

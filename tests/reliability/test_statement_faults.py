@@ -183,7 +183,7 @@ def after_error(rehearsal: Rehearsal, number: int, code: int, trials: Trials) ->
 
 @pytest.mark.parametrize("code", [sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL], ids=["I/O error", "full disk"])
 @pytest.mark.parametrize("name", OPERATIONS)
-@pytest.mark.trials(3, 10_000)
+@pytest.mark.trials(2, 10_000)
 def test_an_error_at_any_point_leaves_all_as_it_was_and_the_store_works_on(
     rehearsals: dict[str, Rehearsal], trials: Trials, name: str, code: int
 ) -> None:
