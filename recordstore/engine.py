@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
-from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool, StaticPool
 
@@ -22,7 +22,7 @@ from recordstore.exceptions import (
     StoreBusyError,
     StoreClosedError,
 )
-from recordstore.faults import driver, loses_connection, translated
+from recordstore.faults import abandon, driver, drop_after_io_error, translated, unwrapped
 from recordstore.locks import is_mine, writer_lock
 from recordstore.logs import LOGGING_NAME
 from recordstore.target import Target
@@ -237,7 +237,7 @@ class Database:
         )
         event.listen(engine, "begin", self._begin)
         event.listen(engine, "commit", self._commit)
-        event.listen(engine, "handle_error", _drop_after_io_error)
+        event.listen(engine, "handle_error", drop_after_io_error)
         event.listen(engine, "checkin", self._close_if_closed)
         return engine
 
@@ -250,7 +250,7 @@ class Database:
         )
 
     def _run(self, connection: Connection, *statements: str) -> Any:
-        return run(_raw(connection), *statements, timeout=self.timeout)
+        return run(unwrapped(connection), *statements, timeout=self.timeout)
 
     def _close_if_closed(self, connection: sqlite3.Connection | None, _record: object) -> None:
         if self._closed and connection is not None and self.target.path is not None:
@@ -258,14 +258,14 @@ class Database:
 
     def _begin(self, connection: Connection) -> None:
         """Begin a transaction with its lock taken: a deferred one takes its own with the first read."""
-        raw = _raw(connection)
+        raw = unwrapped(connection)
         options = connection.get_execution_options()
         try:
             poll(lambda: raw.execute(options.get(_BEGIN, "BEGIN")), options.get(_BEGIN_WAIT, self.timeout))
             version = self._run(connection, "PRAGMA user_version")
             self._check_version(version)
         except BaseException as error:
-            _abandon(connection, error)
+            abandon(connection, error)
             raise
 
     def _check_version(self, version: int) -> None:
@@ -279,26 +279,10 @@ class Database:
 
     def _commit(self, connection: Connection) -> None:
         """Commit, waiting for readers to finish; SQLite lets no new ones in meanwhile."""
-        raw, options = _raw(connection), connection.get_execution_options()
+        raw, options = unwrapped(connection), connection.get_execution_options()
         try:
             with early_writeback(raw, self.target.path, options.get(_NBYTES, 0)):
                 poll(raw.commit, options.get(_WAIT, self.timeout))
         except BaseException as error:
-            _abandon(connection, error)
+            abandon(connection, error)
             raise
-
-
-def _drop_after_io_error(context: ExceptionContext) -> None:
-    if loses_connection(context.original_exception):
-        context.is_disconnect = True
-
-
-def _abandon(connection: Connection, error: BaseException) -> None:
-    if loses_connection(error):
-        connection.invalidate(error)
-    else:
-        _raw(connection).rollback()
-
-
-def _raw(connection: Connection) -> sqlite3.Connection:
-    return cast("sqlite3.Connection", connection.connection.dbapi_connection)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, ExceptionContext
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 
 from recordstore.exceptions import (
@@ -44,20 +44,39 @@ def result_code(error: BaseException) -> int:
     return code & 0xFF if isinstance(code, int) else 0
 
 
-def loses_connection(error: BaseException) -> bool:
-    """Return whether a connection is to be dropped after an error, as its view of the file is not to be trusted."""
-    return result_code(error) in LOST_FILE
+def unwrapped(connection: Connection) -> sqlite3.Connection:
+    """Return the connection of the driver, for what SQLAlchemy has no words for."""
+    return cast("sqlite3.Connection", connection.connection.dbapi_connection)
 
 
 @contextmanager
 def driver(connection: Connection) -> Iterator[sqlite3.Connection]:
-    """Give the connection of the driver, for what SQLAlchemy has no words for."""
+    """Give the connection of the driver, and drop it after an error of its file."""
     try:
-        yield cast("sqlite3.Connection", connection.connection.dbapi_connection)
+        yield unwrapped(connection)
     except sqlite3.Error as error:
-        if loses_connection(error):
+        if _loses_connection(error):
             connection.invalidate(error)
         raise
+
+
+def abandon(connection: Connection, error: BaseException) -> None:
+    """Roll back what has failed, or drop the connection."""
+    if _loses_connection(error):
+        connection.invalidate(error)
+    else:
+        unwrapped(connection).rollback()
+
+
+def drop_after_io_error(context: ExceptionContext) -> None:
+    """Have SQLAlchemy drop a connection, as a listener to its errors."""
+    if _loses_connection(context.original_exception):
+        context.is_disconnect = True
+
+
+def _loses_connection(error: BaseException) -> bool:
+    """Return whether a connection is to be dropped after an error, as its view of the file is not to be trusted."""
+    return result_code(error) in LOST_FILE
 
 
 @contextmanager

@@ -201,9 +201,9 @@ def _migrate(database: Database) -> None:
                 connection.exec_driver_sql(statement)
         else:
             _run_alembic(connection)
+            if empty:
+                _made[revisions] = _statements(connection)
         inspect(connection, database.target)
-        if empty:
-            _made[revisions] = _statements(connection)
 
 
 def _statements(connection: Connection) -> list[str]:

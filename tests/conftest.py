@@ -29,7 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         nargs="?",
         const=1.0,
         metavar="SHARE",
-        help="try as often as docs/reliability.md says, or a share of it",
+        help="try as often as docs/reliability.md says, or a share of it; in tests/flower, kill at every point",
     )
 
 

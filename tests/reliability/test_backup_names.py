@@ -91,7 +91,6 @@ def test_a_name_that_sqlite_uses_beside_a_database_is_refused(
         with pytest.raises(InvalidValueError, match="uses for files beside a database"):
             call(name)
         assert not name.exists()
-    (tmp_path / "copy.db").unlink(missing_ok=True)
     file_store.backup(tmp_path / "copy.db")
     (tmp_path / "copy.db").rename(name)
     with RecordStore(name) as store:
