@@ -33,11 +33,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Measure the coverage of the quick tests alone: those that repeat something take twice as long with it.
 
     Those of reliability/ go where others have been.
     """
+    if config.getoption("no_cov", default=False):  # pytest-cov cannot pause what --no-cov has not begun
+        return
     for item in items:
         is_property = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
         if is_property or any(item.get_closest_marker(name) for name in ("reliability", "slow")):
