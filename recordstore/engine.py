@@ -4,7 +4,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -59,7 +59,8 @@ class Database:
         """``user_version`` that every transaction expects; None as long as the schema was not checked."""
         self._lock = writer_lock(target)
         if target.path is None:
-            self._memory = self._connect(write=True)
+            with forks.transaction():
+                self._memory = self._connect(write=True)
             self._readers = self._writers = self._engine(lambda: self._memory, poolclass=StaticPool)
         else:
             self._readers = self._engine(partial(self._connect, write=False), poolclass=QueuePool, max_overflow=-1)
@@ -155,7 +156,7 @@ class Database:
             try:
                 yield
             finally:
-                if self.target.path is None:
+                if self.target.path is None and os.getpid() == self._pid:
                     self._lock.acquire()
         self.check_usable()
 
@@ -184,10 +185,13 @@ class Database:
     def close(self) -> None:
         """Refuse new transactions, and close all connections: those in use when their transaction ends."""
         self._closed = True
-        with self._memory_lock():
-            if self.target.path is None:
-                self._memory.is_database = False
-            self._dispose()
+        with forks.transaction():
+            if self.target.path is not None:
+                self._dispose()
+                return
+            self._memory.is_database = False
+            with suppress(StoreBusyError), self._locked():
+                self._memory.close()
 
     def close_idle(self) -> None:
         """Close the idle connections of a file; new ones open as needed."""
@@ -253,7 +257,7 @@ class Database:
         return run(unwrapped(connection), *statements, timeout=self.timeout)
 
     def _close_if_closed(self, connection: sqlite3.Connection | None, _record: object) -> None:
-        if self._closed and connection is not None and self.target.path is not None:
+        if self._closed and connection is not None:
             connection.close()
 
     def _begin(self, connection: Connection) -> None:

@@ -23,7 +23,6 @@ from recordstore.exceptions import ForkError
 FORK_WAIT_SECONDS = 10.0
 """How long a fork waits for transactions, each of which takes some 0.1 seconds at most unless others hold the lock."""
 
-
 FORK_LASTS_SECONDS = 2 * FORK_WAIT_SECONDS
 """How long transactions wait for a fork."""
 
@@ -49,8 +48,8 @@ class _Gate:
         self.lock = threading.RLock()  # entered itself: Ctrl-C could come between the halves of Condition.__enter__
         self.changed = threading.Condition(self.lock)
         self.inside: dict[int, int] = {}
-        self.forking: int | None = None
-        """The thread that forks."""
+        self.forking: list[int] = []
+        """The threads that fork: more than one where a hook, or a handler within a transaction, does so too."""
 
         self.inherited = False
         """Whether this process is a child, in which a thread that is not there may have left it locked."""
@@ -65,7 +64,7 @@ class _Gate:
                 self.inside[me] = depth + 1
             yield
         finally:
-            if not self.inherited:  # no call, in which Ctrl-C could come
+            if not self.inherited:
                 with self.lock:
                     if depth:
                         self.inside[me] = depth
@@ -91,21 +90,22 @@ class _Gate:
         me = threading.get_ident()
         with self.lock:
             self._wait_for_fork(me)
-            self.forking = me
+            self.forking.append(me)
             self.changed.wait_for(lambda: not self.inside.keys() - {me}, FORK_WAIT_SECONDS)
-        for holder in list(_holders):
+            holders = list(_holders)
+        for holder in holders:
             holder.close_idle()
 
     def _wait_for_fork(self, me: int) -> None:
-        """Wait for the end of the fork of another thread, and not for ever: Ctrl-C in ``after_fork`` leaves it open."""
+        """Wait for the end of the forks of other threads; one that takes too long has left ``after_fork`` by Ctrl-C."""
         if me in self.inside:
             return
-        if not self.changed.wait_for(lambda: self.forking in {None, me}, FORK_LASTS_SECONDS):
-            self.forking = None
+        if not self.changed.wait_for(lambda: set(self.forking) <= {me}, FORK_LASTS_SECONDS):
+            self.forking.clear()
 
     def after_fork(self) -> None:
-        with self.lock:
-            self.forking = None
+        with self.lock, suppress(ValueError):  # another thread was tired of waiting
+            self.forking.remove(threading.get_ident())
             self.changed.notify_all()
 
 
@@ -133,7 +133,8 @@ def after_fork_in_child(action: Callable[[], None]) -> None:
 
 def close_before_fork(holder: Closable) -> None:
     """Have the idle connections of ``holder`` closed whenever the process forks."""
-    _holders.add(holder)
+    with _Gate.current.lock:
+        _holders.add(holder)
 
 
 class ForkSafeConnection(sqlite3.Connection):

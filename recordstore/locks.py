@@ -1,4 +1,4 @@
-"""The lock that all stores of a process on one file share: one of them writes at a time."""
+"""Locks that all stores of a process share: one of those on a file writes at a time."""
 
 import os
 import threading
@@ -8,13 +8,13 @@ from recordstore import forks
 from recordstore.target import Target
 
 _locks: "weakref.WeakValueDictionary[str, threading.RLock]" = weakref.WeakValueDictionary()
-_guard = threading.Lock()
+_guard = threading.RLock()  # the handler of a signal may open a store too
 
 
 def _forget_locks() -> None:
     """Drop the locks in a forked child: a thread that holds one may not exist there."""
     global _locks, _guard
-    _locks, _guard = weakref.WeakValueDictionary(), threading.Lock()
+    _locks, _guard = weakref.WeakValueDictionary(), threading.RLock()
 
 
 forks.after_fork_in_child(_forget_locks)
@@ -25,10 +25,13 @@ def writer_lock(target: Target) -> "threading.RLock":
 
     It knows who holds it: whether Ctrl-C came before or after it was got could not be told from a plain one.
     """
-    if target.path is None:
-        return threading.RLock()
+    return threading.RLock() if target.path is None else process_lock(os.path.realpath(target.path))
+
+
+def process_lock(name: str) -> "threading.RLock":
+    """Return the lock of this name, a new one in a forked child."""
     with _guard:
-        return _locks.setdefault(os.path.realpath(target.path), threading.RLock())
+        return _locks.setdefault(name, threading.RLock())
 
 
 def is_mine(lock: "threading.RLock") -> bool:

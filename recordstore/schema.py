@@ -2,13 +2,13 @@
 
 import shlex
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 from sqlalchemy import Connection
 
+from recordstore import forks
 from recordstore.definitions import DEFINITIONS, SQLITE_OWN, definition
 from recordstore.engine import Database
 from recordstore.exceptions import (
@@ -17,8 +17,10 @@ from recordstore.exceptions import (
     SchemaOutdatedError,
     SchemaTooNewError,
     StoreAccessError,
+    StoreBusyError,
 )
 from recordstore.faults import result_code, translated
+from recordstore.locks import is_mine, process_lock
 from recordstore.orm import Base
 from recordstore.target import Target
 
@@ -40,7 +42,6 @@ records could be given back to the disk by a full VACUUM only.
 
 _UNTOUCHED = "mode=ro&immutable=1"
 
-_alembic = threading.Lock()
 _made: dict[tuple[str, Path], list[str]] = {}
 """What the revisions have made of an empty database in this process, by the newest of them and where they lie.
 
@@ -70,6 +71,7 @@ def refuse_foreign(target: Target) -> None:
         return  # new, or perhaps cut off in its creation: what it is shows after the roll-back
     with (
         translated(str(target), opening=True),
+        forks.transaction(),
         closing(sqlite3.connect(target.uri(_UNTOUCHED), uri=True)) as connection,
     ):
         try:
@@ -191,7 +193,10 @@ def migrating(database: Database) -> Iterator[Connection]:
 
 def _migrate(database: Database) -> None:
     """Run the missing revisions in one transaction, unless another process has just done so."""
-    with migrating(database) as connection, _alembic:  # Alembic's state is global
+    alembic = process_lock("alembic")  # whose state is global
+    if is_mine(alembic):  # the handler of a signal
+        raise StoreBusyError(f"{database.target} cannot be made while this thread makes another store; try again then")
+    with migrating(database) as connection, alembic:
         if inspect(connection, database.target) == int(HEAD):
             return
         empty = connection.exec_driver_sql("SELECT 1 FROM sqlite_schema").first() is None

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -50,7 +51,18 @@ class Target:
             if read_only:
                 raise StoreAccessError(f"{self} does not exist, and read_only=True creates nothing")
             _refuse_companion(self.path)
+            self._refuse_leftovers(self.path)
             self._create(self.path)
+
+    def _refuse_leftovers(self, path: str) -> None:
+        """Raise for what SQLite would take for a part of the new file, and overwrite, apply to it or remove."""
+        for beside in (f"{path}{suffix}" for suffix in COMPANIONS):
+            # the file comes before what is beside it: another process may just have made both
+            if _size(beside) and not Path(path).exists():
+                raise StoreAccessError(
+                    f"{self} does not exist, and {Target(beside)} is beside it, which may be a part of a database of "
+                    "that name; move it away first, or bring the database back"
+                )
 
     def _create(self, path: str) -> None:
         try:
@@ -71,6 +83,12 @@ def _refuse_companion(path: str) -> None:
         raise InvalidValueError(
             f"{Target(path)} has a name that SQLite uses for files beside a database, and removes; choose another path"
         )
+
+
+def _size(path: str) -> int:
+    with suppress(FileNotFoundError):
+        return Path(path).stat().st_size
+    return 0
 
 
 def _check_regular(path: str) -> bool:

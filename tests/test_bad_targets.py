@@ -111,6 +111,20 @@ def test_what_lies_beside_a_file_is_a_file_too(path: Path, suffix: str) -> None:
         RecordStore(path)
 
 
+@pytest.mark.parametrize("suffix", ["-journal", "-wal", "-shm"])
+def test_a_new_store_destroys_nothing_that_lies_beside_its_name(path: Path, suffix: str) -> None:
+    """SQLite would take it for a part of the new database: what is left of another one, or a store of this name."""
+    beside = Path(f"{path}{suffix}")
+    beside.write_bytes(b"a model")
+    with pytest.raises(StoreAccessError, match="move it away first"):
+        RecordStore(path)
+    assert not path.exists()
+    assert beside.read_bytes() == b"a model"
+    beside.write_bytes(b"")  # as a store leaves behind that is removed without it
+    with RecordStore(path) as store:
+        assert store.load(store.save(ONE))["x"].numpy().tolist() == [1, 1, 1]
+
+
 def test_a_path_in_a_missing_folder_names_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "missing"
     with pytest.raises(StoreAccessError, match=f"create the folder {folder} first") as caught:

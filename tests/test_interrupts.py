@@ -1,7 +1,6 @@
 """Ctrl-C in the middle of a save leaves the store usable, even for one who keeps the exception, as notebooks do."""
 
 import sqlite3
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext, suppress
@@ -15,7 +14,7 @@ import pytest
 from sqlalchemy import Engine, event
 from support import flaws
 
-from recordstore import RecordStore, forks
+from recordstore import RecordStore, StoreClosedError, forks
 
 STATEMENTS = ["INSERT INTO record", "INSERT INTO blob", "INSERT INTO array", "INSERT INTO chunk", "UPDATE record"]
 
@@ -86,6 +85,39 @@ def test_an_interrupt_costs_a_store_in_memory_nothing(memory: RecordStore, call:
     assert memory.verify()
 
 
+def test_a_store_in_memory_whose_connection_was_dropped_is_freed_when_it_is_closed(memory: RecordStore) -> None:
+    raw = memory._database._memory
+    with suppress(KeyboardInterrupt), memory._database.read() as connection:
+        connection.invalidate()
+        raise KeyboardInterrupt
+    assert raw.execute("SELECT count(*) FROM record").fetchone() == (0,)
+    memory.close()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        raw.execute("SELECT 1")
+
+
+@pytest.mark.parametrize("kind", ["file", "memory"])
+def test_an_interrupt_that_leaves_a_transaction_suspended_is_what_the_block_ends_with(path: Path, kind: str) -> None:
+    """It may come when ``with`` has called ``__exit__`` and the generator has not gone on yet."""
+    store = RecordStore(path if kind == "file" else ":memory:")
+    suspended = store._database.read()
+
+    def interrupted() -> Any:
+        with store:
+            raw = suspended.__enter__().connection.dbapi_connection
+            connections.append(raw)
+            raise KeyboardInterrupt
+
+    connections: list[Any] = []
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    suspended.__exit__(None, None, None)
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connections[0].execute("SELECT 1")
+    with pytest.raises(StoreClosedError):
+        store.load(1)
+
+
 class Interrupted:
     """Calls a function, with Ctrl-C before it can return, once."""
 
@@ -146,59 +178,3 @@ def test_an_interrupt_at_the_gate_of_forks_leaves_nothing_inside(outer: bool) ->
     assert gate.inside == {}
     gate.before_fork()
     gate.after_fork()
-
-
-def test_what_interrupts_a_thread_at_the_gate_of_forks_can_pass_it() -> None:
-    """A signal handler or a finalizer, which run on the thread that holds the gate, may use a store."""
-    gate, passed = forks._Gate(), []
-
-    def interrupted() -> None:
-        with gate.lock, gate.transaction():
-            passed.append(True)
-
-    thread = threading.Thread(target=interrupted, daemon=True)
-    thread.start()
-    thread.join(30)
-    assert passed
-
-
-def test_what_interrupts_a_thread_that_forks_can_pass_and_others_wait() -> None:
-    gate, passed, forking = forks._Gate(), [], threading.Event()
-
-    def interrupted() -> None:
-        gate.before_fork()
-        with gate.transaction(), gate.transaction():
-            passed.append("handler")
-        forking.set()
-        other.join(0.2)
-        passed.append("forked")
-        gate.after_fork()
-
-    def waiting() -> None:
-        forking.wait()
-        with gate.transaction():
-            passed.append("other")
-
-    threads = other, interrupting = [threading.Thread(target=call, daemon=True) for call in (waiting, interrupted)]
-    for thread in threads:
-        thread.start()
-    interrupting.join(30)
-    other.join(30)
-    assert passed == ["handler", "forked", "other"]
-
-
-def test_a_fork_whose_end_was_interrupted_keeps_nobody_out_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forks, "FORK_LASTS_SECONDS", 0.2)
-    gate, passed = forks._Gate(), []
-    gate.before_fork()
-
-    def other() -> None:
-        with gate.transaction():
-            passed.append(True)
-
-    for _ in range(2):
-        thread = threading.Thread(target=other, daemon=True)
-        thread.start()
-        thread.join(30)
-    assert passed == [True, True]
-    assert gate.forking is None
