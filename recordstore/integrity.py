@@ -7,13 +7,15 @@ from sqlalchemy import Connection, Select, func, select
 
 from recordstore.digest import DIGEST_SIZE
 from recordstore.orm import DELETING, READY, WRITING, ArrayRow, Base, BlobRow, ChunkRow, RecordRow
-from recordstore.rowchecks import check_order
+from recordstore.rowchecks import check_order, once
 
 CHECKED = [table.name for table in Base.metadata.sorted_tables if table is not ChunkRow.__table__]
 """Tables that are checked one by one; the chunks are nearly all of a database."""
 
 WHOLE_BYTES = 4 * 1024**3
 """A larger database is not checked as a whole: that holds a read lock for as long as it takes to read all pages."""
+
+_IS_ID = func.typeof(ArrayRow.blob_id) == "integer"
 
 
 def table_faults(connection: Connection, table: str) -> Iterator[str]:
@@ -57,20 +59,24 @@ def strange_states(connection: Connection) -> Iterator[tuple[int, str]]:
         yield record_id, f"its state is {state!r}: nobody sees it"
 
 
-def shareable_blobs(connection: Connection, record_id: int | None, *, before: int | None, limit: int) -> Sequence[int]:
-    """Return ids of blobs that a save would share, the newest first: of one record, or of all."""
+def shareable_blobs(connection: Connection, *, before: int | None, limit: int) -> Sequence[int]:
+    """Return ids of blobs that a save would share, the newest first."""
     query = select(BlobRow.id).where(BlobRow.state == READY)
-    if record_id is not None:
-        query = query.where(BlobRow.id.in_(select(ArrayRow.blob_id).where(ArrayRow.record_id == record_id)))
     return _descending(connection, query, BlobRow.id, before, limit)
 
 
-def blobs_of_arrays(connection: Connection, record_id: int | None, *, before: int | None, limit: int) -> Sequence[int]:
-    """Return ids of blobs, whatever their state, as the arrays of one record or of all tell of them."""
-    query = select(ArrayRow.blob_id).distinct()
-    if record_id is not None:
-        query = query.where(ArrayRow.record_id == record_id)
+def blobs_of_arrays(connection: Connection, *, before: int | None, limit: int) -> Sequence[int]:
+    """Return ids of blobs, whatever their state, as the arrays tell of them, the newest first."""
+    query = select(ArrayRow.blob_id).distinct().where(_IS_ID)
     return _descending(connection, query, ArrayRow.blob_id, before, limit)
+
+
+def blobs_of_record(connection: Connection, record_id: int) -> Iterator[int]:
+    """Yield ids of blobs, whatever their state, as the arrays of a record tell of them."""
+    query = select(ArrayRow.position, ArrayRow.blob_id).where(ArrayRow.record_id == record_id, _IS_ID)
+    rows = connection.execute(query.order_by(ArrayRow.position))
+    for _, blob_id in once(rows, keys=1, what="arrays"):  # even those at a position that is no number
+        yield blob_id
 
 
 def _descending(

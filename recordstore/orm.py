@@ -33,6 +33,9 @@ DELETING = "deleting"
 DEAD = "dead"
 DAMAGED = "damaged"
 
+READY_INDEX = "uq_blob_ready_digest"
+"""By which a save finds the bytes that it can share."""
+
 Id = BigInteger().with_variant(Integer, "sqlite")
 """64 bits everywhere; SQLite autoincrements nothing but ``INTEGER``, which has 64 bits there."""
 
@@ -136,7 +139,7 @@ class BlobRow(Base):
     __tablename__ = "blob"
     __table_args__ = (
         Index(None, "nbytes", "head"),
-        Index("uq_blob_ready_digest", "digest", unique=True, sqlite_where=literal_column("state = 'ready'")),
+        Index(READY_INDEX, "digest", unique=True, sqlite_where=literal_column("state = 'ready'")),
         Index("ix_blob_dead", "state", sqlite_where=literal_column("state = 'dead'")),
         {"sqlite_autoincrement": True},
     )

@@ -134,7 +134,7 @@ class Pipeline(Generic[T_co]):
     def _look_up_part(self, connection: Connection, start: Segment, last: int) -> dict[int, list[ChunkPlace]]:
         blobs = BlobRepository(connection)
         if not start.first:
-            self._check_size(connection, start.row, blobs.size(start.row.blob_id))
+            self._check_size(connection, start.row, blobs.size(start.row.blob_id, chunk_count(start.row)))
         return blobs.places([start.row.blob_id], start.first, last)
 
     def _check_size(self, connection: Connection, row: StoredArrayRow, size: tuple[int, int]) -> None:

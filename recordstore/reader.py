@@ -21,13 +21,13 @@ from recordstore.copying import copy_bytes
 from recordstore.destinations import Destination, apart
 from recordstore.digest import blob_digest, chunk_digest
 from recordstore.engine import Database
-from recordstore.exceptions import CorruptRecordError, InvalidValueError, RecordStoreError
+from recordstore.exceptions import CorruptRecordError, InvalidValueError, RecordStoreError, StoreBusyError
 from recordstore.hashing import HashPool
 from recordstore.listing import Listing, explain_missing
 from recordstore.npy import NDArray
 from recordstore.pipeline import DamageError, Pipeline
 from recordstore.repository import StoredArrayRow
-from recordstore.spans import groups, is_large, split
+from recordstore.spans import chunk_count, groups, is_large, split
 
 
 class Reader:
@@ -36,6 +36,8 @@ class Reader:
     def __init__(self, database: Database, pool: HashPool) -> None:
         self._database = database
         self._pool = pool
+        self._patience: float | None = None
+        """Seconds to wait for the write lock, None for the timeout of the store."""
 
     def arrays(self, listing: Listing) -> Iterator[tuple[str, Array]]:
         """Yield names and arrays in their order; no transaction is open meanwhile."""
@@ -55,8 +57,8 @@ class Reader:
         data = bytearray()
         with self._marking(listing, row), self._database.read() as connection:
             blobs = BlobRepository(connection)
-            digests = blobs.digests(row.blob_id)
-            if len(digests) != -(-row.blob_nbytes // size) or blob_digest(row.blob_nbytes, digests) != row.blob_digest:
+            digests = blobs.digests(row.blob_id, chunk_count(row))
+            if len(digests) != chunk_count(row) or blob_digest(row.blob_nbytes, digests) != row.blob_digest:
                 explain_missing(connection, listing)
             places = blobs.places([row.blob_id], first, last).get(row.blob_id, [])
             if [place.seq for place in places] != list(range(first, last)):
@@ -117,10 +119,19 @@ class Reader:
                 yield left.pop(damage.row.position), str(damage.__cause__ or damage)
 
     def mark(self, blob_id: int) -> None:
-        """Keep later saves from sharing the bytes of a damaged array, if the store can be written to."""
-        if not self._database.read_only:
-            with contextlib.suppress(RecordStoreError), self._database.write() as session:
+        """Keep later saves from sharing the bytes of a damaged array, if the store can be written to.
+
+        There may be many, and somebody who holds the lock for long: it is waited for once.
+        """
+        if self._database.read_only:
+            return
+        try:
+            with self._database.write(wait=self._patience) as session:
                 BlobRepository(session.connection()).mark_damaged(blob_id)
+        except StoreBusyError:
+            self._patience = 0.0
+        except RecordStoreError:
+            pass
 
     def _check_small(
         self, listing: Listing, group: list[StoredArrayRow]

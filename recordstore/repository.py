@@ -11,7 +11,7 @@ from recordstore.exceptions import AmbiguousReferenceError, CorruptRecordError, 
 from recordstore.info import RecordInfo, RunInfo
 from recordstore.orm import READY, ArrayRow, BlobRow, MetricRow, RecordRow, TagRow
 from recordstore.refs import ById, ByRound, ByTag, Latest, Ref
-from recordstore.rowchecks import check_head, check_name, check_order, check_run
+from recordstore.rowchecks import check_head, check_name, check_order, check_run, labels_of, names_of, once
 
 # What each read needs, made once: the making of statements took a third of the time until a small array is there.
 _READY = select(
@@ -53,7 +53,23 @@ _ARRAYS = (
     .order_by(ArrayRow.position)
 )
 _OWN_ARRAYS, _PART_ARRAYS = _ARRAYS.where(ArrayRow.part == ""), _ARRAYS.where(ArrayRow.part != "")
+# In the order of an index: nothing is sorted, so that a list without an end, which a damaged tree may hold, is noticed.
 
+_NAMES = (
+    select(ArrayRow.record_id, ArrayRow.position, ArrayRow.name)
+    .where(ArrayRow.record_id.in_(bindparam("records", expanding=True)), ArrayRow.part == "")
+    .order_by(ArrayRow.record_id, ArrayRow.position)
+)
+_TAGS = (
+    select(TagRow.record_id, TagRow.run, TagRow.name)
+    .where(TagRow.record_id.in_(bindparam("records", expanding=True)))
+    .order_by(TagRow.record_id, TagRow.run, TagRow.name)
+)
+_METRICS = (
+    select(MetricRow.record_id, MetricRow.name, MetricRow.value)
+    .where(MetricRow.record_id.in_(bindparam("records", expanding=True)))
+    .order_by(MetricRow.record_id, MetricRow.name)
+)
 
 ROWS_AT_ONCE = 1000
 """Rows that are fetched together: one by one they take twice as long."""
@@ -143,9 +159,11 @@ class RecordRepository:
             query = query.where(RecordRow.run == run)
         return self._head(query.order_by(value, RecordRow.id).limit(1))
 
-    def ids(self, *, after: int, limit: int) -> Sequence[int]:
+    def ids(self, *, after: int | None, limit: int) -> Sequence[int]:
         """Return the next ids."""
-        query = select(RecordRow.id).where(RecordRow.state == READY, RecordRow.id > after)
+        query = select(RecordRow.id).where(RecordRow.state == READY)
+        if after is not None:
+            query = query.where(RecordRow.id > after)
         return check_order(self._connection.scalars(query.order_by(RecordRow.id).limit(limit)).all(), after=after)
 
     def findable(self, ids: Sequence[int]) -> set[int]:
@@ -184,19 +202,14 @@ class RecordRepository:
         for row in rows:
             check_head(row.id, row.run, row.round, row.array_count, row.nbytes, row.digest)
         ids = [row.id for row in rows]
-        names = self._grouped(
-            select(ArrayRow.record_id, ArrayRow.name)
-            .where(ArrayRow.record_id.in_(ids), ArrayRow.part == "")
-            .order_by(ArrayRow.record_id, ArrayRow.position)
-        )
-        tags = self._grouped(
-            select(TagRow.record_id, TagRow.name).where(TagRow.record_id.in_(ids)).order_by(TagRow.name)
-        )
-        metrics = select(MetricRow.record_id, MetricRow.name, MetricRow.value).where(MetricRow.record_id.in_(ids))
+        arrays = self._connection.execute(_NAMES, {"records": ids})
+        tags = self._connection.execute(_TAGS, {"records": ids})
+        metrics = self._connection.execute(_METRICS, {"records": ids})
+        names, labels = names_of(arrays), labels_of(once(tags, keys=3, what="tags"))
         values: dict[int, dict[str, float]] = {}
-        for record_id, name, value in self._connection.execute(metrics.order_by(MetricRow.name)):
+        for record_id, name, value in once(metrics, keys=2, what="metrics"):
             values.setdefault(record_id, {})[check_name(record_id, name)] = value
-        return [_info(row, values.get(row.id, {}), tags.get(row.id, ()), names.get(row.id, ())) for row in rows]
+        return [_info(row, values.get(row.id, {}), labels.get(row.id, ()), names.get(row.id, ())) for row in rows]
 
     def arrays(self, record_id: int, *, parts: bool = False) -> list[tuple[Any, ...]]:
         """Return the arrays of a record in their order, or with ``parts`` those that its checkpoint has besides.
@@ -204,8 +217,11 @@ class RecordRepository:
         They are what :func:`check_arrays` takes.
         """
         query = _PART_ARRAYS if parts else _OWN_ARRAYS
-        rows = self._connection.execute(query, {"record": record_id})
-        return [tuple(row) for some in rows.partitions(ROWS_AT_ONCE) for row in some]
+        rows: list[tuple[Any, ...]] = []
+        for some in self._connection.execute(query, {"record": record_id}).partitions(ROWS_AT_ONCE):
+            rows += map(tuple, some)
+            check_order([row[0] for row in rows[-len(some) - 1 :]], after=None, what="arrays")
+        return rows
 
     def checkpoint(self, record_id: int) -> str | None:
         """Return the state that a checkpoint has besides its arrays, JSON text."""
@@ -243,12 +259,6 @@ class RecordRepository:
     def _head(self, query: Executable, **values: object) -> RecordHead | None:
         row = self._connection.execute(query, values).first()
         return None if row is None else RecordHead._make(row)
-
-    def _grouped(self, query: Executable) -> dict[int, list[str]]:
-        groups: dict[int, list[str]] = {}
-        for record_id, name in self._connection.execute(query):
-            groups.setdefault(record_id, []).append(check_name(record_id, name))
-        return groups
 
 
 def _agreeing(row: RecordHead | None, run: str, round_: int | None = None) -> RecordHead | None:

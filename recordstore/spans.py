@@ -37,7 +37,7 @@ class Segment(NamedTuple):
 
 def chunk_count(row: StoredArrayRow) -> int:
     """Return the number of chunks that the bytes of an array make."""
-    return -(-row.blob_nbytes // constants.CHUNK_SIZE)
+    return max(0, -(-row.blob_nbytes // constants.CHUNK_SIZE))
 
 
 def spans(rows: list[StoredArrayRow]) -> Iterator[list[Segment]]:

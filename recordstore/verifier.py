@@ -1,8 +1,9 @@
 """Reading every byte of records, to find out which are not what was saved."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 
 from recordstore.blobs import BlobRepository
 from recordstore.callbacks import Tell
@@ -13,6 +14,7 @@ from recordstore.info import Damage, Progress, VerifyReport
 from recordstore.integrity import (
     CHECKED,
     blobs_of_arrays,
+    blobs_of_record,
     file_faults,
     plausible_blobs,
     shareable_blobs,
@@ -49,8 +51,7 @@ class Verifier:
         """Check all records, the history of all runs, and the indexes that lead to them."""
         with self._noting(None), self._database.read() as connection:
             self._total = BlobRepository(connection).nbytes()
-        after = 0
-        ids: list[int] = [0]
+        after, ids = None, [0]
         while ids:
             ids, lost = [], set()
             with self._noting(None), self._database.read() as connection:
@@ -120,24 +121,36 @@ class Verifier:
         """
         if self._database.read_only:
             return
-        for ids in self._shareable(record_id):
+        for ids in self._shareable() if record_id is None else self._blobs_of(record_id):
             if unknown := [blob_id for blob_id in ids if not self._is_known(blob_id)]:
                 self._mark_damaged(unknown)
 
-    def _shareable(self, record_id: int | None) -> Iterator[Sequence[int]]:
-        """Yield ids of blobs, the newest first, for there may be more every moment.
-
-        Where their table cannot be read, the arrays tell of those that are left.
-        """
-        for scan in (shareable_blobs, blobs_of_arrays):
-            before, ids = None, None
+    def _shareable(self) -> Iterator[Sequence[int]]:
+        """Yield ids of blobs; where their table cannot be read, the arrays tell of those that are left."""
+        try:
+            yield from self._pages(shareable_blobs)
+        except CorruptRecordError:
             with suppress(CorruptRecordError):
-                while ids is None or ids:
-                    with self._database.read() as connection:
-                        ids = scan(connection, record_id, before=before, limit=ID_PAGE)
-                    yield ids
-                    before = min(ids, default=0)
+                yield from self._pages(blobs_of_arrays)
+
+    def _pages(self, scan: Callable[..., Sequence[int]]) -> Iterator[Sequence[int]]:
+        """Yield ids, the newest first, for there may be more every moment."""
+        before = None
+        while True:
+            with self._database.read() as connection:
+                ids = scan(connection, before=before, limit=ID_PAGE)
+            if not ids:
                 return
+            yield ids
+            before = ids[-1]
+
+    def _blobs_of(self, record_id: int) -> Iterator[Sequence[int]]:
+        """Yield ids of the blobs of a record, as far as its arrays can be read."""
+        found: dict[int, None] = {}
+        with suppress(CorruptRecordError), self._database.read() as connection:
+            found.update((blob_id, None) for blob_id in blobs_of_record(connection, record_id))
+        ids = iter(found)
+        yield from iter(lambda: list(islice(ids, ID_PAGE)), [])
 
     def _mark_damaged(self, ids: Sequence[int]) -> None:
         try:

@@ -285,6 +285,8 @@ def test_a_kill_before_any_statement_of_an_upgrade_leaves_a_whole_file_of_one_sc
 
 
 KILLS = 30
+ENOUGH = KILLS // 4
+"""Kills of which the file has to show that it was being written."""
 SEED = 20_261_124
 
 
@@ -334,7 +336,9 @@ def test_a_kill_at_any_moment_of_an_upgrade_leaves_a_whole_file_of_one_schema(me
     with Child(fork_upgraders, 256, first) as process:
         usual = statistics.median(seconds_undisturbed(process, original, path) for _ in range(5))
         expected = sampled(path)
-        for _ in range(KILLS):
+        while outcomes["kills"] < KILLS or not outcomes["files changed and rolled back"] >= ENOUGH:
+            assert outcomes["kills"] < 5 * KILLS  # on a machine whose speed changes it may take more of them
+            outcomes["kills"] += 1
             shutil.copy(original, path)
             outcomes["done before"] += kill_after(process, path, dice.uniform(0, 1.3 * usual))
             outcomes["open journals"] += has_open_journal(path)
@@ -345,8 +349,7 @@ def test_a_kill_at_any_moment_of_an_upgrade_leaves_a_whole_file_of_one_schema(me
             outcomes["files changed and rolled back"] += half_way and found == "0001"
             assert sampled(twin) == expected
             assert check_whole(twin, before) == "0002"
-    print(f"\nseed {SEED}: {KILLS} moments within {usual:.2f} s; {dict(sorted(outcomes.items()))}")
-    assert outcomes["files changed and rolled back"] > 0.2 * KILLS
+    print(f"\nseed {SEED}: moments within {usual:.2f} s; {dict(sorted(outcomes.items()))}")
     assert {"0001", "0002"} <= outcomes.keys()
 
 

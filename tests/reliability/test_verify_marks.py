@@ -176,8 +176,13 @@ def test_a_table_of_blobs_that_is_out_of_order_is_read_to_an_end(leafy: tuple[Pa
     assert rows(path, "SELECT state FROM blob WHERE id = 1") == [("damaged",)]
 
 
-def test_blobs_on_either_side_of_a_page_that_cannot_be_read_are_marked(leafy: tuple[Path, int, list[int]]) -> None:
+@pytest.mark.parametrize("blob_id", ["blob_id", "'x'", "x'00'", "7.5"])
+def test_blobs_on_either_side_of_a_page_that_cannot_be_read_are_marked(
+    leafy: tuple[Path, int, list[int]], query: Query, blob_id: str
+) -> None:
+    """Whatever another array points at."""
     path, start, cells = leafy
+    query(f"UPDATE array SET blob_id = {blob_id} WHERE record_id = 2 AND position = 5")
     data = bytearray(path.read_bytes())
     leaf = int.from_bytes(data[start + cells[2] :][:4]) - 1
     data[leaf * PAGE : (leaf + 1) * PAGE] = bytes(PAGE)
