@@ -100,6 +100,7 @@ class Database:
         self.check_usable()
         options: dict[str, float] = {_NBYTES: nbytes} if wait is None else {_NBYTES: nbytes, _WAIT: wait}
         with translated(str(self.target)), self._locked(wait) as left:
+            self.check_usable()
             engine = self._immediate.execution_options(**options, **{_BEGIN_WAIT: left})
             with Session(engine, expire_on_commit=False) as session, session.begin():
                 yield session
@@ -186,12 +187,12 @@ class Database:
         """Refuse new transactions, and close all connections: those in use when their transaction ends."""
         self._closed = True
         with forks.transaction():
-            if self.target.path is not None:
+            if self.target.path is None:
+                self._memory.is_database = False
+                with suppress(StoreBusyError), self._locked():  # else it is in use, and closes as others do
+                    self._memory.close()
+            else:
                 self._dispose()
-                return
-            self._memory.is_database = False
-            with suppress(StoreBusyError), self._locked():
-                self._memory.close()
 
     def close_idle(self) -> None:
         """Close the idle connections of a file; new ones open as needed."""
@@ -229,6 +230,7 @@ class Database:
             yield
             return
         with self._locked():  # the one connection of a database in memory serves one transaction at a time
+            self.check_usable()  # it may have been closed meanwhile
             yield
 
     def _engine(self, creator: Callable[[], sqlite3.Connection], **pool: Any) -> Engine:
@@ -257,6 +259,7 @@ class Database:
         return run(unwrapped(connection), *statements, timeout=self.timeout)
 
     def _close_if_closed(self, connection: sqlite3.Connection | None, _record: object) -> None:
+        """Close a connection that was in use when the database was closed."""
         if self._closed and connection is not None:
             connection.close()
 

@@ -102,6 +102,7 @@ class _Gate:
             return
         if not self.changed.wait_for(lambda: set(self.forking) <= {me}, FORK_LASTS_SECONDS):
             self.forking.clear()
+            self.changed.notify_all()
 
     def after_fork(self) -> None:
         with self.lock, suppress(ValueError):  # another thread was tired of waiting
@@ -154,6 +155,7 @@ class ForkSafeConnection(sqlite3.Connection):
         self._cursors: weakref.WeakSet[sqlite3.Cursor] = weakref.WeakSet()
         self.descriptor: int | None = None
         self.is_database = False
+        self._is_open = True
         super().__init__(*args, **options)
         _connections.add(self)
 
@@ -180,12 +182,12 @@ class ForkSafeConnection(sqlite3.Connection):
             super().commit()
 
     def rollback(self) -> None:
-        """Roll back; nothing in a child.
+        """Roll back; nothing in a child, nor once it is closed, perhaps while it was lent.
 
         A statement that is not done would keep a lock beyond the transaction, for as long as the error that has come in
         between is kept, whose traceback holds its cursor.
         """
-        if not self.inherited:
+        if self._is_open and not self.inherited:
             self._close_cursors()
             super().rollback()
 
@@ -201,6 +203,7 @@ class ForkSafeConnection(sqlite3.Connection):
             self._close_cursors()
             super().rollback()
         if not self.is_database:
+            self._is_open = False
             super().close()
 
     def _close_cursors(self) -> None:

@@ -53,7 +53,9 @@ _ARRAYS = (
     .order_by(ArrayRow.position)
 )
 _OWN_ARRAYS, _PART_ARRAYS = _ARRAYS.where(ArrayRow.part == ""), _ARRAYS.where(ArrayRow.part != "")
-# In the order of an index: nothing is sorted, so that a list without an end, which a damaged tree may hold, is noticed.
+
+# What is told of many records, in the order of an index: nothing is sorted, so that a list without an end, which a
+# damaged tree may hold, is noticed.
 
 _NAMES = (
     select(ArrayRow.record_id, ArrayRow.position, ArrayRow.name)

@@ -87,19 +87,23 @@ def names_of(rows: Iterable[Sequence[Any]]) -> dict[int, list[str]]:
         They are in another order: as for :func:`in_order`.
     """
     names: dict[int, list[str]] = {}
+    group: list[str] = []
     current = last = None
     for record_id, position, name in rows:
         if record_id != current:
-            current, last, group = record_id, None, names.setdefault(record_id, [])
-        if (last is not None and position <= last) or (last is None and group):
+            follows = record_id not in names
+            group = names[record_id] = []
+        else:
+            follows = position > last
+        if not follows:
             raise CorruptRecordError(f"record {record_id}: the list of its arrays is out of order")
-        last = position
+        current, last = record_id, position
         group.append(check_name(record_id, name))
     return names
 
 
 def labels_of(rows: Iterable[Sequence[Any]]) -> dict[int, list[str]]:
-    """Return tags by record."""
+    """Return tags by record, of rows of a record, a run and a tag."""
     labels: dict[int, list[str]] = {}
     for record_id, _, name in rows:
         labels.setdefault(record_id, []).append(check_name(record_id, name))

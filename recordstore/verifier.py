@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import islice
 
 from recordstore.blobs import BlobRepository
 from recordstore.callbacks import Tell
@@ -149,8 +148,9 @@ class Verifier:
         found: dict[int, None] = {}
         with suppress(CorruptRecordError), self._database.read() as connection:
             found.update((blob_id, None) for blob_id in blobs_of_record(connection, record_id))
-        ids = iter(found)
-        yield from iter(lambda: list(islice(ids, ID_PAGE)), [])
+        ids = list(found)
+        for start in range(0, len(ids), ID_PAGE):
+            yield ids[start : start + ID_PAGE]
 
     def _mark_damaged(self, ids: Sequence[int]) -> None:
         try:

@@ -1,14 +1,18 @@
 """A store that must not be used any more: closed, or inherited by a forked child."""
 
+import sqlite3
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from every_call import CALLS, ONE
 
-from recordstore import RecordStore, StoreClosedError
+from recordstore import RecordStore, RecordStoreError, StoreClosedError
 
 MAY = {"close", "wait"}
 """What a closed store does: nothing is left to be done."""
@@ -74,3 +78,49 @@ def test_a_forked_child_is_refused_and_its_parent_goes_on(path: Path) -> None:
     assert (done.stdout, done.stderr) == ("done\n", "")
     with RecordStore(path) as store:
         assert len(store) == 3
+
+
+def test_calls_that_wait_for_a_store_in_memory_are_told_that_it_was_closed(
+    memory: RecordStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    memory.save({"x": np.ones(2)})
+    inside, end, errors = threading.Event(), threading.Event(), []
+
+    def hold() -> None:
+        with memory._database.read():
+            inside.set()
+            end.wait(30)
+
+    def call(function: Callable[[], object]) -> None:
+        try:
+            function()
+        except RecordStoreError as error:
+            errors.append(type(error))
+
+    calls = [lambda: memory.load(1), lambda: memory.save({"x": np.zeros(2)}), lambda: list(memory.records())]
+    threads = [threading.Thread(target=hold), *(threading.Thread(target=call, args=[one]) for one in calls)]
+    for thread in threads:
+        thread.start()
+        inside.wait(30)
+    time.sleep(0.2)
+    closing = threading.Thread(target=memory.close)
+    closing.start()
+    while not memory._database._closed:
+        time.sleep(0.01)
+    end.set()
+    for thread in (*threads, closing):
+        thread.join(30)
+    assert set(errors) <= {StoreClosedError}
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        memory._database._memory.execute("SELECT 1")
+    assert caplog.records == []
+
+
+def test_a_store_in_memory_that_is_closed_while_it_is_copied_leaves_no_copy(
+    memory: RecordStore, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    memory.save({"x": np.ones(2)})
+    with pytest.raises(StoreClosedError):
+        memory.backup(path, progress=lambda _: memory.close())
+    assert list(path.parent.iterdir()) == []
+    assert caplog.records == []
