@@ -9,7 +9,6 @@ import signal
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ PAGE = 32768
 LEAF, INNER = 10, 2
 """Kinds of pages of an index, https://www.sqlite.org/fileformat2.html#b_tree_pages."""
 
-SMALL, LARGE = np.arange(4), np.random.default_rng(0).integers(0, 256, 9_000_000, np.uint8)
+SMALL = np.arange(4)
 
 
 def page(cell: bytes, child: int | None) -> bytes:
@@ -71,32 +70,31 @@ DAMAGED = {
 }
 
 
-def call_it(path: str, call: str) -> None:
+def call_all(path: str, calls: list[str]) -> None:
     signal.alarm(60)
     resource.setrlimit(resource.RLIMIT_AS, (2 * 1024**3, 2 * 1024**3))
     with RecordStore(path) as store:
-        try:
-            say([CALLS[call](store)])
-        except CorruptRecordError as error:
-            say(str(error))
+        for call in calls:
+            try:
+                say([CALLS[call](store)])
+            except CorruptRecordError as error:
+                say(str(error))
 
 
-@pytest.mark.parametrize(
-    ("what", "call"), [pair for pair in product(DAMAGED, CALLS) if pair != ("one array of a record", "verify")]
-)
-def test_a_list_of_rows_without_an_end_is_damage(path: Path, what: str, call: str) -> None:
+@pytest.mark.parametrize("what", DAMAGED)
+def test_a_list_of_rows_without_an_end_is_damage(path: Path, what: str) -> None:
     name, change = DAMAGED[what]
     with RecordStore(path) as store:
         store.save({"x": SMALL})
-        store.save({"x": SMALL + 1, "large": LARGE})
+        store.save({"x": SMALL + 1})
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(change)
     make_endless(path, name)
-    with Child(call_it, str(path), call) as process:
-        said = process.hear()
-        process.finish()
-    if call == "verify":
-        assert said == ["x"]
-    else:
-        assert isinstance(said, str)
-        assert "damaged" in said or "missing" in said
+    calls = [call for call in CALLS if name == CHUNKS or call != "verify"]
+    with Child(call_all, str(path), calls) as process:
+        said = dict(zip(calls, process.finish(), strict=True))
+    if name == CHUNKS:
+        assert said.pop("verify") == ["x"]
+    for text in said.values():
+        assert isinstance(text, str)
+        assert "damaged" in text or "missing" in text
