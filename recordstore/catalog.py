@@ -198,7 +198,7 @@ class Catalog(StoreHandle):
         return self._ids()
 
     def _ids(self) -> Iterator[int]:
-        after = 0
+        after = None
         while True:
             with self._database.read() as connection:
                 ids = RecordRepository(connection).ids(after=after, limit=ID_PAGE)

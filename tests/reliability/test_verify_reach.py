@@ -26,6 +26,7 @@ def test_a_record_whose_id_is_one_that_nobody_gets_is_read_too(path: Path, query
         store.save({"x": np.ones(3)}, run="r", round=2)
         for table, column in (("record", "id"), ("array", "record_id")):
             query(f"UPDATE {table} SET {column} = {number} WHERE {column} = 1")
+        assert list(store) == [info.id for info in store.records()] == [number, 2]
         assert store.verify().records == 2
         query("UPDATE chunk SET data = zeroblob(length(data)) WHERE blob_id = 2")
         assert [(damage.record_id, damage.array) for damage in store.verify().damaged] == [(number, "v")]
