@@ -40,7 +40,7 @@ class Upload:
     @property
     def chunk_count(self) -> int:
         """Return the number of chunks that the bytes make."""
-        return -(-self.nbytes // constants.CHUNK_SIZE)
+        return constants.chunk_count(self.nbytes)
 
     @property
     def head(self) -> bytes:

@@ -126,14 +126,14 @@ class BlobRepository:
             self._make_index_anew()
             found = self._ready(wanted)
         for digest, id_, nbytes, chunks, _ in found:
-            if nbytes == wanted.get(digest) and chunks == _chunk_count(nbytes):
+            if nbytes == wanted.get(digest) and chunks == constants.chunk_count(nbytes):
                 ready[digest] = id_
             elif digest in wanted:
                 self.mark_damaged(id_)
         return ready
 
     def _ready(self, wanted: Mapping[bytes, int]) -> Sequence[Any]:
-        most = _chunk_count(max(wanted.values())) + 1
+        most = constants.chunk_count(max(wanted.values())) + 1
         return self._connection.execute(_READY_WITH_DIGESTS, {"digests": [*wanted], "most": most}).all()
 
     def _make_index_anew(self) -> None:
@@ -267,10 +267,6 @@ class BlobRepository:
             if not isinstance(chunk.data, bytes):
                 raise CorruptRecordError(f"chunk {chunk.seq} holds no bytes")
             yield chunk
-
-
-def _chunk_count(nbytes: int) -> int:
-    return -(-nbytes // constants.CHUNK_SIZE)
 
 
 def _read(raw: sqlite3.Connection, place: ChunkPlace) -> bytes | None:

@@ -44,3 +44,8 @@ class SType:
     def __new__(cls) -> Self:
         """Refuse to make an instance."""
         raise TypeError(f"{cls.__name__} cannot be instantiated.")
+
+
+def chunk_count(nbytes: int) -> int:
+    """Return the number of chunks that bytes make."""
+    return max(0, -(-nbytes // CHUNK_SIZE))

@@ -186,12 +186,12 @@ class Database:
     def close(self) -> None:
         """Refuse new transactions, and close all connections: those in use when their transaction ends."""
         self._closed = True
-        with forks.transaction():
-            if self.target.path is None:
-                self._memory.is_database = False
-                with suppress(StoreBusyError), self._locked():  # else it is in use, and closes as others do
-                    self._memory.close()
-            else:
+        if self.target.path is None:
+            self._memory.is_database = False
+            with suppress(StoreBusyError), self._locked():  # else it is in use, and closes as others do
+                self._memory.close()
+        else:
+            with forks.transaction():
                 self._dispose()
 
     def close_idle(self) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Executable, bindparam, func, select
+from sqlalchemy import Connection, Executable, Select, bindparam, func, select
 from sqlalchemy.orm import aliased
 
 from recordstore.exceptions import AmbiguousReferenceError, CorruptRecordError, RecordNotFoundError
@@ -54,24 +54,15 @@ _ARRAYS = (
 )
 _OWN_ARRAYS, _PART_ARRAYS = _ARRAYS.where(ArrayRow.part == ""), _ARRAYS.where(ArrayRow.part != "")
 
-# What is told of many records, in the order of an index: nothing is sorted, so that a list without an end, which a
-# damaged tree may hold, is noticed.
 
-_NAMES = (
-    select(ArrayRow.record_id, ArrayRow.position, ArrayRow.name)
-    .where(ArrayRow.record_id.in_(bindparam("records", expanding=True)), ArrayRow.part == "")
-    .order_by(ArrayRow.record_id, ArrayRow.position)
-)
-_TAGS = (
-    select(TagRow.record_id, TagRow.run, TagRow.name)
-    .where(TagRow.record_id.in_(bindparam("records", expanding=True)))
-    .order_by(TagRow.record_id, TagRow.run, TagRow.name)
-)
-_METRICS = (
-    select(MetricRow.record_id, MetricRow.name, MetricRow.value)
-    .where(MetricRow.record_id.in_(bindparam("records", expanding=True)))
-    .order_by(MetricRow.record_id, MetricRow.name)
-)
+def _of_records(*index: Any) -> Select[Any]:
+    """Select in the order of an index: nothing is sorted, so that a list without an end is noticed."""
+    return select(*index).where(index[0].in_(bindparam("records", expanding=True))).order_by(*index)
+
+
+_NAMES = _of_records(ArrayRow.record_id, ArrayRow.position).add_columns(ArrayRow.name).where(ArrayRow.part == "")
+_TAGS = _of_records(TagRow.record_id, TagRow.run, TagRow.name)
+_METRICS = _of_records(MetricRow.record_id, MetricRow.name).add_columns(MetricRow.value)
 
 ROWS_AT_ONCE = 1000
 """Rows that are fetched together: one by one they take twice as long."""

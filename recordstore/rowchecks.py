@@ -79,7 +79,9 @@ def check_name(record_id: int, name: Any) -> str:
 
 
 def names_of(rows: Iterable[Sequence[Any]]) -> dict[int, list[str]]:
-    """Return names of arrays by record, of rows in the order of records and positions; there may be very many.
+    """Return names of arrays by record, of rows in the order of records and positions.
+
+    There may be very many: the check is part of the loop, for :func:`in_order` takes four times as long.
 
     Raises
     ------
@@ -96,7 +98,7 @@ def names_of(rows: Iterable[Sequence[Any]]) -> dict[int, list[str]]:
         else:
             follows = position > last
         if not follows:
-            raise CorruptRecordError(f"record {record_id}: the list of its arrays is out of order")
+            raise CorruptRecordError(f"record {record_id}: the list of its arrays is out of order: it is damaged")
         current, last = record_id, position
         group.append(check_name(record_id, name))
     return names

@@ -37,7 +37,7 @@ class Segment(NamedTuple):
 
 def chunk_count(row: StoredArrayRow) -> int:
     """Return the number of chunks that the bytes of an array make."""
-    return max(0, -(-row.blob_nbytes // constants.CHUNK_SIZE))
+    return constants.chunk_count(row.blob_nbytes)
 
 
 def spans(rows: list[StoredArrayRow]) -> Iterator[list[Segment]]:

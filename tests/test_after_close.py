@@ -110,7 +110,7 @@ def test_calls_that_wait_for_a_store_in_memory_are_told_that_it_was_closed(
     end.set()
     for thread in (*threads, closing):
         thread.join(30)
-    assert set(errors) <= {StoreClosedError}
+    assert errors == [StoreClosedError] * len(calls)
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
         memory._database._memory.execute("SELECT 1")
     assert caplog.records == []

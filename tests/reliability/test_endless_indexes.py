@@ -59,6 +59,8 @@ CALLS: dict[str, Callable[[RecordStore], object]] = {
     "part": lambda store: store.open(1)["x"][:2],
     "verify": lambda store: store.verify(1).damaged[0].array,
     "save": lambda store: store.save({"x": SMALL}),
+    "info": lambda store: store.info(1).nbytes,
+    "records": lambda store: len(list(store.records())),
 }
 CHUNKS = "sqlite_autoindex_chunk_1"
 DAMAGED = {
@@ -67,6 +69,8 @@ DAMAGED = {
     "one chunk of a large array": (CHUNKS, "UPDATE blob SET nbytes = 5000000 WHERE id = 1"),
     "one chunk of a huge array": (CHUNKS, "UPDATE blob SET nbytes = 5000000000 WHERE id = 1"),
     "one array of a record": ("array", "SELECT 1"),
+    "one tag of a record": ("ix_tag_record_id", "SELECT 1"),
+    "one metric of a record": ("metric", "SELECT 1"),
 }
 
 
@@ -85,16 +89,18 @@ def call_all(path: str, calls: list[str]) -> None:
 def test_a_list_of_rows_without_an_end_is_damage(path: Path, what: str) -> None:
     name, change = DAMAGED[what]
     with RecordStore(path) as store:
-        store.save({"x": SMALL})
+        store.save({"x": SMALL}, tags=["t"], metrics={"m": 1})
         store.save({"x": SMALL + 1})
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(change)
     make_endless(path, name)
-    calls = [call for call in CALLS if name == CHUNKS or call != "verify"]
+    told = ["info", "records"]
+    calls = [*CALLS] if name == CHUNKS else told if name != "array" else [call for call in CALLS if call != "verify"]
     with Child(call_all, str(path), calls) as process:
         said = dict(zip(calls, process.finish(), strict=True))
     if name == CHUNKS:
         assert said.pop("verify") == ["x"]
+        assert [said.pop(call) for call in told] == [[160], [2]]
     for text in said.values():
         assert isinstance(text, str)
         assert "damaged" in text or "missing" in text
